@@ -1,0 +1,191 @@
+"""Features: one teacher-forced pass a response, reduced to mean CETT of every neuron over groups of tokens.
+
+    answer         answer tokens                                   what the probe is trained on
+    other          all other tokens, prompt included               label 0 of 3-vs-1
+    answer_ahead   answer tokens, scored by their predicting rows
+    other_ahead    the rest, likewise
+    response       every response token                            what is pooled where no span is found
+    prompt         prompt tokens only                              the question-only control
+
+Kept as half-precision memory maps [rows, neurons] beside the free signals of every response token. Batches are written and
+then marked done, so a killed run continues where it stopped.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from offline.stages import fingerprint, write_json
+from probes.positions import sequence_slice
+from probes.reducing_tap import ReducingTap
+from probes.spans import AnswerSpan
+
+GROUPS = ("answer", "other", "answer_ahead", "other_ahead", "response", "prompt")
+
+SIGNALS = ("mean_logprob", "min_logprob", "mean_entropy", "max_entropy", "n_tokens")
+"""Of the answer tokens; the same of the whole response follow with the prefix `response_`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A prompt and response with its answer span."""
+
+    key: str
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    span: AnswerSpan
+
+    @property
+    def length(self) -> int:
+        """Prompt and response tokens."""
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+def group_weights(sequence: Passage, columns: int) -> Tensor:
+    """How much each column counts in each group [G, columns]; every group that has tokens sums to 1."""
+    p, t, span = len(sequence.prompt_ids), len(sequence.response_ids), sequence.span
+    weights = torch.zeros(len(GROUPS), columns)
+    for name, rule in (("", "own"), ("_ahead", "predicting")):
+        scoring = sequence_slice(p, t, rule)  # type: ignore[arg-type]
+        answer = torch.zeros(columns, dtype=torch.bool)
+        answer[scoring.start + span.start : scoring.start + span.end] = True
+        rest = ~answer
+        rest[scoring.stop if rule == "predicting" else p + t :] = False
+        weights[GROUPS.index(f"answer{name}")] = _mean(answer)
+        weights[GROUPS.index(f"other{name}")] = _mean(rest)
+    whole = torch.zeros(columns, dtype=torch.bool)
+    whole[p : p + t] = True
+    weights[GROUPS.index("response")] = _mean(whole)
+    prompt = torch.zeros(columns, dtype=torch.bool)
+    prompt[:p] = True
+    weights[GROUPS.index("prompt")] = _mean(prompt)
+    return weights
+
+
+@torch.inference_mode()
+def extract_batch(tap: ReducingTap, sequences: Sequence[Passage]) -> tuple[Tensor, list[dict[str, float]]]:
+    """Features and free signals of a few responses.
+
+    Rows are right-padded: under a causal mask no real token sees the padding, so no mask is needed.
+
+    Args:
+        tap: Attached.
+        sequences: B of them, none with an empty response.
+
+    Returns:
+        Features [B, G, neurons] float32, and the signals of each response.
+    """
+    columns = max(sequence.length for sequence in sequences)
+    ids = torch.zeros(len(sequences), columns, dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : sequence.length] = torch.tensor(sequence.prompt_ids + sequence.response_ids)
+    weights = torch.stack([group_weights(sequence, columns) for sequence in sequences])
+    device = next(tap.model.parameters()).device
+    first = min(len(sequence.prompt_ids) for sequence in sequences) - 1
+    features, output = tap.run(
+        weights.to(device),
+        input_ids=ids.to(device),
+        use_cache=False,
+        logits_to_keep=torch.arange(first, columns - 1, device=device),
+    )
+    signals = []
+    for row, sequence in enumerate(sequences):
+        start = len(sequence.prompt_ids) - 1 - first
+        logprobs, entropies = free_signals(
+            output.logits[row, start : start + len(sequence.response_ids)],
+            torch.tensor(sequence.response_ids, device=device),
+        )
+        signals.append(pool_signals(logprobs, entropies, sequence.span))
+    return features, signals
+
+
+def free_signals(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of each token and entropy of each row [T], nats, from logits [T, V] of the predicting rows."""
+    logp = logits.float().log_softmax(dim=-1)
+    return logp.gather(-1, tokens[:, None])[:, 0], -(logp.exp() * logp).sum(dim=-1)
+
+
+def pool_signals(logprobs: Tensor, entropies: Tensor, span: AnswerSpan) -> dict[str, float]:
+    """The free signals of the answer tokens and of the whole response."""
+    pooled: dict[str, float] = {}
+    for prefix, part in (("", slice(span.start, span.end)), ("response_", slice(0, len(logprobs)))):
+        values = (
+            logprobs[part].mean(),
+            logprobs[part].min(),
+            entropies[part].mean(),
+            entropies[part].max(),
+            len(logprobs[part]),
+        )
+        pooled |= {prefix + name: float(value) for name, value in zip(SIGNALS, values, strict=True)}
+    return pooled
+
+
+class FeatureStore:
+    """The memory maps of a run: one float16 array [rows, neurons] a group, the signals, and which rows are done."""
+
+    def __init__(self, folder: Path, keys: Sequence[str], neurons: int, settings: dict[str, Any]) -> None:
+        """Open or continue a store.
+
+        Raises:
+            RuntimeError: The folder holds features of other rows or settings.
+        """
+        self.folder, self.keys = folder, tuple(keys)
+        self.settings = {**settings, "rows": fingerprint(self.keys), "neurons": neurons}
+        folder.mkdir(parents=True, exist_ok=True)
+        begun = folder / "settings.json"
+        if begun.exists() and json.loads(begun.read_text()) != json.loads(json.dumps(self.settings)):
+            raise RuntimeError(f"{folder} holds features of other rows or settings: use another --out, or delete {folder}")
+        mode = "r+" if begun.exists() else "w+"
+        self.groups = {
+            name: np.lib.format.open_memmap(folder / f"{name}.npy", mode, np.float16, (len(keys), neurons))
+            if mode == "w+"
+            else np.load(folder / f"{name}.npy", mmap_mode="r+")
+            for name in GROUPS
+        }
+        names = [prefix + name for prefix in ("", "response_") for name in SIGNALS]
+        self.signal_names = tuple(names)
+        self._signals_path = folder / "signals.npy"
+        self.signals: NDArray[np.float64] = (
+            np.lib.format.open_memmap(self._signals_path, "w+", np.float64, (len(keys), len(names)))
+            if mode == "w+"
+            else np.load(self._signals_path, mmap_mode="r+")
+        )
+        if mode == "w+":
+            self.signals[:] = np.nan  # nan = not done
+            write_json(begun, self.settings)
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """Which rows are finished [rows]."""
+        return np.asarray(~np.isnan(self.signals[:, 0]))
+
+    def write(self, rows: Sequence[int], features: Tensor, signals: Sequence[dict[str, float]]) -> None:
+        """Keep finished rows: features first, then the signals that mark them done."""
+        values = features.to(torch.float16).cpu().numpy()
+        for group, name in enumerate(GROUPS):
+            self.groups[name][rows] = values[:, group]
+        self.signals[rows] = [[row[name] for name in self.signal_names] for row in signals]
+
+
+def extract(model: nn.Module, sequences: Sequence[Passage], store: FeatureStore, *, batch_tokens: int = 2048) -> None:
+    """Fill the store: batches of rows of like length, `batch_tokens` columns each."""
+    tap = ReducingTap(model)
+    done = store.done
+    todo = sorted((row for row in range(len(sequences)) if not done[row]), key=lambda row: sequences[row].length)
+    with tap.attached(), tqdm(total=len(sequences), initial=int(done.sum()), desc="features", unit="row") as bar:
+        while todo:
+            take = 1
+            while take < len(todo) and (take + 1) * sequences[todo[take]].length <= batch_tokens:
+                take += 1
+            rows, todo = todo[:take], todo[take:]
+            features, signals = extract_batch(tap, [sequences[row] for row in rows])
+            store.write(rows, features, signals)
+            bar.update(len(rows))

@@ -1,0 +1,84 @@
+"""The row types that the offline stages read and write, one frozen dataclass each.
+
+A row is one JSON line. `question_id` is unique over all sources (`<source>/<id>`); `sample` is 0 for the
+greedy answer and 1..n for the temperature samples, so (`question_id`, `sample`) names a response.
+Nothing here reads files or knows a model; see `offline.stages` for how rows are kept.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["right", "wrong", "refusal", "unjudged"]
+"""What a judge says of one response; `unjudged` is counted, never guessed."""
+
+Label = Literal["faithful", "hallucinated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question with its accepted answers."""
+
+    question_id: str
+    """`<source>/<id>`, unique over the run."""
+    question: str
+    answers: tuple[str, ...]
+    """Accepted strings; empty means that every concrete answer is a hallucination (a made-up entity)."""
+    source: str
+    """The question set; labels are balanced within it."""
+    group: str = ""
+    """The relation inside the source (world facts), or ""; labels are balanced within it too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer of the model to one question."""
+
+    question_id: str
+    sample: int
+    """0 = greedy; 1..n = temperature samples."""
+    text: str
+    token_ids: tuple[int, ...]
+    """Response tokens without the end-of-sequence token."""
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A judge's verdict on one response."""
+
+    question_id: str
+    sample: int
+    verdict: Verdict
+    judge: str
+    """`alias`, or `openai:<model>`."""
+    matched: str | None = None
+    """The accepted answer that was found, as it is written in `Question.answers`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledResponse:
+    """A response that passed the consistency filter (or the unfiltered draw) with its label."""
+
+    question_id: str
+    sample: int
+    label: Label
+    split: str
+    """`train`, `validation` (filtered) or `unfiltered`."""
+    source: str
+    group: str
+    agreement: float
+    """Share of the temperature samples with the same verdict, in [0, 1]; nan where none were drawn."""
+    answers_key: str
+    """The normalised first answer: what answer-disjoint splits are made by."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanRow:
+    """The answer tokens of one response: half-open token range [start, end) of that response."""
+
+    question_id: str
+    sample: int
+    token_start: int
+    token_end: int
+    method: str
+    """Which locator or labeller found it."""

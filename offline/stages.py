@@ -1,0 +1,131 @@
+"""How a stage keeps its work: rows appended as they are finished, a manifest written last.
+
+    <out>/<stage>.jsonl            rows; a torn last line of a killed run is cut off on resume
+    <out>/<stage>.manifest.json    settings, counts; its presence means that the stage is complete
+
+A rerun with the same settings skips a complete stage and continues an incomplete one; other settings are an error that
+names the way out, so finished rows are never lost or mixed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+R = TypeVar("R")
+
+
+class StageMismatchError(RuntimeError):
+    """The folder holds rows that were made with other settings."""
+
+
+def fingerprint(value: Any) -> str:
+    """Short SHA-256 of anything JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class Stage(Generic[R]):
+    """One stage's rows on disk. Use as a context manager while appending."""
+
+    def __init__(self, out: Path, name: str, row_type: type[R], settings: dict[str, Any]) -> None:
+        """Open or continue a stage.
+
+        Args:
+            out: The run's folder; made if missing.
+            name: File stem.
+            row_type: The frozen dataclass of a row.
+            settings: Everything that decides the rows, upstream fingerprints included.
+
+        Raises:
+            StageMismatchError: The folder was made with other settings.
+        """
+        self.name, self._row_type = name, row_type
+        self.settings = json.loads(json.dumps(settings, default=str))
+        self.path, self._manifest = out / f"{name}.jsonl", out / f"{name}.manifest.json"
+        self._begun = out / f"{name}.settings.json"
+        out.mkdir(parents=True, exist_ok=True)
+        if self._begun.exists():
+            self._compare(json.loads(self._begun.read_text()))
+        else:
+            write_json(self._begun, self.settings)
+        self._drop_torn_line()
+        self._file: typing.TextIO | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the settings; goes into the settings of the stages that read this one."""
+        return fingerprint(self.settings)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the manifest has been written."""
+        return self._manifest.exists()
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What `finish` wrote."""
+        loaded: dict[str, Any] = json.loads(self._manifest.read_text())
+        return loaded
+
+    def rows(self) -> Iterator[R]:
+        """All rows so far, in the order in which they were finished."""
+        if self.path.exists():
+            with self.path.open(encoding="utf-8") as lines:
+                for line in lines:
+                    yield self._decode(json.loads(line))
+
+    def append(self, rows: list[R]) -> None:
+        """Write rows and flush them: after this they survive a kill."""
+        assert self._file is not None, "append inside `with stage:`"
+        for row in rows:
+            self._file.write(json.dumps(dataclasses.asdict(typing.cast(Any, row)), ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def finish(self, **counts: Any) -> None:
+        """Mark the stage complete."""
+        write_json(self._manifest, {"settings": self.settings, "counts": counts})
+
+    def __enter__(self) -> Self:
+        self._file = self.path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._file is not None
+        self._file.close()
+        self._file = None
+
+    def _compare(self, begun: dict[str, Any]) -> None:
+        changed = sorted(key for key in begun.keys() | self.settings.keys() if begun.get(key) != self.settings.get(key))
+        if changed:
+            was = {key: begun.get(key) for key in changed}
+            now = {key: self.settings.get(key) for key in changed}
+            raise StageMismatchError(
+                f"stage {self.name} in {self.path.parent} was made with {was}, now {now}: use another --out, "
+                f"or delete {self.path.name} and {self._begun.name} there to make it anew"
+            )
+
+    def _drop_torn_line(self) -> None:
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            with self.path.open("rb+") as file:
+                file.truncate(whole)
+
+    def _decode(self, row: dict[str, Any]) -> R:
+        return self._row_type(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is either the old or the new one, whole."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,152 @@
+"""What every engine offers: evidence, step by step. All nouns that cross the engine's border live here.
+
+An engine turns prompt token ids into rows and tokens. It knows no probe policy, no risk, no text and no HTTP.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probes.neurons import NeuronSet
+from probes.positions import PositionRule
+from probes.sampling import SamplingParams
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+class EngineError(RuntimeError):
+    """The engine failed while a request ran; the message is for the log, not for the client."""
+
+
+@dataclass(frozen=True)
+class HeadBank:
+    """The linear read-outs that an engine evaluates on every row.
+
+    A row's score of head n is `sum_k weights[n, k] * CETT_k`, without intercept.
+    """
+
+    names: tuple[str, ...]
+    """One a head; `probe` is the served one."""
+    neurons: NeuronSet
+    """The union of the heads' selected neurons, K."""
+    weights: NDArray[np.float32]
+    """[N, K]; zero where a head does not use a neuron."""
+    suppressed: NDArray[np.int64]
+    """Positions in `neurons` of the served probe's H-neurons: what alpha scales."""
+    position: PositionRule
+    """Which rows the served probe needs; with `own` an engine feeds the last token once more when a response ends
+    without an end-of-sequence token."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One sequence to generate."""
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    seed: int | None = None
+    """None: drawn by the engine."""
+    alpha: float = 1.0
+    is_scored: bool = True
+    """Off: no taps read for this sequence, rows are None."""
+    wants_neurons: bool = False
+    """Carry each row's CETT of all K neurons (for `explain`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvidence:
+    """A chosen token, with the free signals of the row that predicted it."""
+
+    token_id: int
+    logprob: float
+    """Natural log-probability under the unscaled distribution (temperature 1, no top-k or top-p)."""
+    entropy: float
+    """Of that distribution over the full vocabulary, nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowEvidence:
+    """One fed row, r_k."""
+
+    scores: tuple[float, ...]
+    """One a head, in the order of `HeadBank.names`."""
+    neurons: NDArray[np.float32] | None = None
+    """CETT of the K neurons, where asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceStep:
+    """What one engine step adds to one request.
+
+    Step k carries row r_k and the token that was chosen from it. The last step carries the finish reason and no token
+    where it fed only the last own row or chose an end-of-sequence token.
+    """
+
+    row: RowEvidence | None
+    """None: the request is not scored. For a scored request None means that the tap did not run: a failure."""
+    token: TokenEvidence | None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSequence:
+    """A teacher-forced response: T tokens and their rows r_0 ... r_T."""
+
+    tokens: tuple[TokenEvidence, ...]
+    rows: tuple[RowEvidence, ...]
+    """T + 1 rows."""
+
+
+@dataclass(slots=True)
+class RequestTiming:
+    """Where one request's seconds went; filled by the engine while it runs."""
+
+    queue_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    scoring_seconds: float = 0.0
+
+
+class Engine(Protocol):
+    """A model with taps that generates and scores many sequences at once.
+
+    All methods are called from one event loop. `generate` may be abandoned at any time (`aclose`): the sequence then leaves
+    the batch before the next step.
+    """
+
+    model_name: str
+    tokenizer: Any
+    stop_token_ids: frozenset[int]
+    max_model_len: int
+    dtype: str
+    device: str
+
+    async def start(self) -> None:
+        """Begin to serve; returns when the engine can take requests."""
+
+    async def close(self) -> None:
+        """Stop; running requests end with EngineError."""
+
+    async def load_heads(self, bank: HeadBank) -> None:
+        """Switch to these heads; requests that run keep the heads they began with."""
+
+    def generate(self, request: EngineRequest, timing: RequestTiming) -> AsyncIterator[EvidenceStep]:
+        """Generate one sequence, a step at a time.
+
+        Raises:
+            EngineError: The engine failed.
+        """
+
+    async def score(
+        self, prompt_ids: Sequence[int], response_ids: Sequence[int], *, alpha: float = 1.0, wants_neurons: bool = False
+    ) -> ScoredSequence:
+        """One teacher-forced pass over prompt and response.
+
+        Raises:
+            EngineError: The engine failed.
+        """

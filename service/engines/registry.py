@@ -1,0 +1,80 @@
+"""Back ends by name, imported only when they are chosen: a machine without one of them serves with another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from probes.models import resolve_model
+from service.engines.base import Engine
+
+FakeFault = Literal["none", "missing_rows", "nan_scores", "crash", "hang"]
+
+
+class EngineUnavailableError(ValueError):
+    """This back end cannot be had here; the message says what can."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What an operator chose, for whichever back end it is."""
+
+    model: str
+    """Model reference, see `probes.models`."""
+    dtype: str = "auto"
+    device: str = "auto"
+    max_rows: int = 32
+    fake_step_seconds: float = 0.0
+    fake_fault: FakeFault = "none"
+
+
+def build_engine(name: str, choice: EngineChoice) -> Engine:
+    """Load the model into a back end; takes seconds to minutes.
+
+    Args:
+        name: `auto`, `transformers`, `vllm` or `fake`.
+        choice: Model and machine.
+
+    Raises:
+        EngineUnavailableError: The back end is not there.
+        ModelReferenceError: The model cannot be had.
+    """
+    return _BACK_ENDS[name](choice)
+
+
+def model_name_of(reference: str) -> str:
+    """What clients call the model: the reference, or of a path its last part."""
+    path = Path(reference).expanduser()
+    return path.resolve().stem if path.is_file() else path.resolve().name if path.is_dir() else reference
+
+
+def _build_transformers(choice: EngineChoice) -> Engine:
+    from service.engines.transformers_engine import TransformersEngine
+
+    folder = resolve_model(choice.model)
+    engine = TransformersEngine(
+        folder,
+        model_name=model_name_of(choice.model),
+        dtype=choice.dtype,
+        device=choice.device,
+        max_rows=choice.max_rows,
+    )
+    return cast(Engine, engine)
+
+
+def _build_fake(choice: EngineChoice) -> Engine:
+    from service.engines.fake import FakeEngine
+
+    return FakeEngine(step_seconds=choice.fake_step_seconds, fault=choice.fake_fault)
+
+
+def _build_vllm(_choice: EngineChoice) -> Engine:
+    raise EngineUnavailableError("the vllm engine is not built yet: use HGUARD_ENGINE=transformers")
+
+
+_BACK_ENDS: dict[str, Callable[[EngineChoice], Engine]] = {
+    "auto": _build_transformers,
+    "transformers": _build_transformers,
+    "vllm": _build_vllm,
+    "fake": _build_fake,
+}

@@ -1,0 +1,126 @@
+"""Lifecycle: from settings to a served model that has proved that it scores right, and back down.
+
+What is missing is kept as a reason: a service that is not ready still says so.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from service.engines.base import Engine, EngineError
+from service.errors import ApiError
+from service.golden import GoldenTraceError, check_golden
+from service.loading import ProbeRefusedError, StartupError, check_fingerprint, load_engine, load_probe
+from service.metrics import Metrics
+from service.served import ServedModel, ServedProbe
+from service.settings import Settings
+from service.version import VERSION
+
+logger = logging.getLogger("hguard")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What was loaded, not yet proved."""
+
+    engine: Engine
+    probe: ServedProbe
+
+
+class Lifecycle:
+    """Loads, checks and closes."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, parts: Parts | None = None) -> None:
+        """Begin with nothing ready.
+
+        Args:
+            settings: The operator's choices.
+            metrics: Where to count.
+            parts: Engine and probe that are loaded already; None: `prepare` loads them.
+        """
+        self.settings, self.metrics, self.parts = settings, metrics, parts
+        self._served: ServedModel | None = None
+        self.reasons: dict[str, str] = {
+            "model": "is not loaded",
+            "probe": "is not loaded",
+            "golden_trace": "has not passed",
+        }
+        """Why requests are refused; empty once ready."""
+
+    def prepare(self) -> None:
+        """Load model and probe from disk; blocks.
+
+        Raises:
+            StartupError: Nothing can be loaded by these settings.
+        """
+        if self.parts is None:
+            engine = load_engine(self.settings)
+            self.parts = Parts(engine, load_probe(self.settings, engine))
+
+    async def start(self) -> None:
+        """Prepare, start the engine and prove the probe on it; what fails becomes a reason."""
+        try:
+            await asyncio.to_thread(self.prepare)
+        except StartupError as error:
+            self._refuse("model", str(error))
+            return
+        assert self.parts is not None
+        engine, active = self.parts.engine, self.parts.probe
+        await engine.start()
+        del self.reasons["model"]
+        self.metrics.build_info.labels(VERSION, self.settings.engine, engine.model_name, engine.dtype).set(1)
+        try:
+            check_fingerprint(engine, active)
+            await engine.load_heads(active.bank)
+        except (ProbeRefusedError, EngineError, ValueError) as error:
+            self._refuse("probe", str(error))
+            return
+        del self.reasons["probe"]
+        try:
+            error_share = await check_golden(engine, active)
+        except (GoldenTraceError, EngineError) as error:
+            self.metrics.golden_ok.set(0)
+            self._refuse("golden_trace", str(error))
+            return
+        del self.reasons["golden_trace"]
+        self.metrics.golden_ok.set(1)
+        self.metrics.golden_error.set(error_share)
+        self.metrics.probe_loads.labels("ok").inc()
+        self.metrics.probe_load_time.set(time.time())
+        self.metrics.probe_info.labels(active.probe.name, active.probe.version, active.sha256).set(1)
+        self._served = ServedModel(
+            engine,
+            active,
+            suppress_alpha=self.settings.suppress_alpha,
+            on_error=self.settings.on_error,
+            abstention=self.settings.abstention,
+        )
+        logger.info("ready: %s on %s, probe %s", engine.model_name, engine.device, active.label)
+
+    async def close(self) -> None:
+        """Stop the engine."""
+        self._served = None
+        if self.parts is not None:
+            await self.parts.engine.close()
+
+    @property
+    def served(self) -> ServedModel:
+        """What requests are answered with.
+
+        Raises:
+            ApiError: 503 `not_ready`.
+        """
+        if self._served is None:
+            raise ApiError(503, "not_ready", "not ready: " + "; ".join(self.describe()))
+        return self._served
+
+    def describe(self) -> list[str]:
+        """The reasons, one line each."""
+        return [f"{name}: {reason}" for name, reason in self.reasons.items()]
+
+    def _refuse(self, name: str, reason: str) -> None:
+        self.reasons[name] = reason
+        if name != "model":
+            self.metrics.probe_loads.labels("refused").inc()
+        logger.error("not ready: %s: %s", name, reason)

@@ -1,0 +1,68 @@
+"""Metrics: the Prometheus series of one application, in its own registry. Labels are bounded: never a prompt or an id."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from service.guard import Judgement
+from service.policy import Action, Policy
+
+_RISKS = tuple(tenth / 10 for tenth in range(1, 11))
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+ACTIVE = "active"
+"""Role of the served probe in risk labels."""
+
+
+class Metrics:
+    """Every series, named as in the HTTP contract."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"hguard_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"hguard_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"hguard_{name}", text, labels, registry=registry, buckets=buckets)
+
+        self.requests = counter("requests_total", "HTTP requests.", "route", "code", "action")
+        self.duration = histogram("request_duration_seconds", "Whole requests.", _SECONDS, "route")
+        self.queue = histogram("queue_duration_seconds", "Waiting for a place in the batch.", _SECONDS)
+        self.first_token = histogram("time_to_first_token_seconds", "Until the engine's first token.", _SECONDS)
+        self.inter_token = histogram("inter_token_latency_seconds", "Between two tokens.", _STEP_SECONDS)
+        self.prompt_tokens = counter("prompt_tokens_total", "Tokens of prompts.")
+        self.generation_tokens = counter("generation_tokens_total", "Tokens generated, those not served included.")
+        self.running = gauge("requests_running", "Requests at work.")
+        self.disconnects = counter("client_disconnects_total", "Clients that left before their answer.")
+        self.response_risk = histogram("response_risk", "Risk of scored responses.", _RISKS, "probe", "role")
+        self.token_risk = histogram("token_risk", "Risk of answer tokens.", _RISKS, "probe", "role")
+        self.scoring = histogram("scoring_duration_seconds", "Scoring one response.", _STEP_SECONDS, "stage")
+        self.scored = counter("scored_responses_total", "Responses that got a risk.")
+        self.scoring_failures = counter("scoring_failures_total", "Responses that could not be scored.", "reason")
+        self.fail_open = counter("fail_open_total", "Responses served although they could not be scored.", "reason")
+        self.actions = counter("actions_total", "What the policy did.", "action", "policy")
+        self.suppressed = counter("suppressed_requests_total", "Responses generated again with alpha below 1.")
+        self.golden_ok = gauge("golden_trace_ok", "1: the engine reproduces the artifact's scores.")
+        self.golden_error = gauge("golden_trace_max_error", "Largest relative error of the golden trace.")
+        self.probe_info = gauge("probe_info", "1, with the served probe.", "name", "version", "sha256")
+        self.build_info = gauge("build_info", "1, with what runs.", "version", "engine", "model", "dtype")
+        self.probe_loads = counter("probe_loads_total", "Probes loaded or refused.", "result")
+        self.probe_load_time = gauge("probe_last_load_timestamp_seconds", "When a probe was last loaded.")
+
+    def record_judgement(self, judgement: Judgement, probe: str) -> None:
+        """Count a judged response and its risks."""
+        if judgement.status == "failed":
+            self.scoring_failures.labels(judgement.failure).inc()
+        if judgement.risk is None:
+            return
+        self.scored.inc()
+        self.response_risk.labels(probe, ACTIVE).observe(judgement.risk)
+        for at, score in enumerate(judgement.token_scores):
+            if score.risk is not None and judgement.is_answer(at):
+                self.token_risk.labels(probe, ACTIVE).observe(score.risk)
+
+    def record_action(self, action: Action, policy: Policy) -> None:
+        """Count what was done with a response."""
+        self.actions.labels(action, policy).inc()

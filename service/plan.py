@@ -1,0 +1,159 @@
+"""Plan: a checked request in the engine's terms. Everything that can be refused is refused here, before a token is made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from probes.prompts import NoChatTemplateError, encode_messages, encode_prompt
+from probes.sampling import SamplingParams
+from service.errors import ApiError
+from service.guard import Locator
+from service.policy import OnError, Policy
+from service.schemas.generate import GenerateRequest
+from service.schemas.options import GuardOptions
+from service.schemas.prompt import Prompted
+from service.schemas.score import ScoreRequest
+from service.served import ServedModel
+
+
+@dataclass(frozen=True, slots=True)
+class GuardPlan:
+    """What the guard is to do, defaults filled in."""
+
+    policy: Policy
+    threshold: float
+    alpha: float
+    """Of the main generation."""
+    suppress_alpha: float
+    """Of the second generation under policy `suppress`."""
+    locator: Locator
+    question: str
+    explains: bool
+    on_error: OnError
+    shows_tokens: bool
+    shows_spans: bool
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether taps are read."""
+        return self.policy != "off"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationPlan:
+    """One choice to generate."""
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams
+    seed: int | None
+    stop: tuple[str, ...]
+    guard: GuardPlan
+
+
+def plan_choices(served: ServedModel, body: GenerateRequest, request_id: str) -> list[GenerationPlan]:
+    """One plan a choice.
+
+    Raises:
+        ApiError: The model or probe is not served here, or the prompt cannot be encoded or does not fit.
+    """
+    check_names(served, body)
+    prompt_ids = encode_request(served, body)
+    options = body.sampling
+    check_length(served, len(prompt_ids), options.max_tokens, param="sampling.max_tokens")
+    guard = plan_guard(served, body.guard, body.question)
+    return [
+        GenerationPlan(
+            request_id=f"{request_id}-{index}",
+            prompt_ids=prompt_ids,
+            max_tokens=options.max_tokens,
+            sampling=SamplingParams(options.temperature, options.top_p, options.top_k),
+            seed=None if options.seed is None else (options.seed + index) % 2**63,
+            stop=tuple(options.stop),
+            guard=guard,
+        )
+        for index in range(options.n)
+    ]
+
+
+def plan_guard(served: ServedModel, options: GuardOptions, question: str) -> GuardPlan:
+    """Fill in what the request left to the server and the probe."""
+    suppresses = options.policy == "suppress"
+    return GuardPlan(
+        policy=options.policy,
+        threshold=served.probe.threshold if options.threshold is None else options.threshold,
+        alpha=1.0 if suppresses else options.alpha,
+        suppress_alpha=options.alpha if options.alpha < 1 else served.suppress_alpha,
+        locator=options.locator,
+        question=question,
+        explains=options.explain,
+        on_error=options.on_error or served.on_error,
+        shows_tokens=options.return_tokens,
+        shows_spans=options.return_spans,
+    )
+
+
+def check_names(served: ServedModel, body: GenerateRequest | ScoreRequest) -> None:
+    """Only the loaded model and probe can be asked for.
+
+    Raises:
+        ApiError: 404.
+    """
+    if body.model not in (None, served.engine.model_name):
+        raise ApiError(404, "model_not_found", f"the model served here is {served.engine.model_name}", param="model")
+    probe = served.probe
+    if body.guard.probe not in ("default", probe.name, served.active.label):
+        raise ApiError(404, "probe_not_found", f"the probe served here is {served.active.label}", param="guard.probe")
+
+
+def encode_request(served: ServedModel, body: Prompted) -> tuple[int, ...]:
+    """Prompt token ids.
+
+    Raises:
+        ApiError: 422.
+    """
+    tokenizer = served.engine.tokenizer
+    try:
+        if body.messages is not None:
+            ids = encode_messages(tokenizer, [message.model_dump() for message in body.messages])
+        else:
+            ids = encode_prompt(tokenizer, body.question, raw=body.raw)
+    except NoChatTemplateError as error:
+        raise ApiError(422, "no_chat_template", str(error), param="prompt") from None
+    if not ids:
+        raise ApiError(422, "empty_prompt", "the prompt has no tokens", param="prompt")
+    return tuple(ids)
+
+
+def check_length(served: ServedModel, n_prompt: int, n_response: int, *, param: str) -> None:
+    """Prompt and response fit the model's context.
+
+    Raises:
+        ApiError: 422.
+    """
+    limit = served.engine.max_model_len
+    if n_prompt + n_response > limit:
+        message = f"{n_prompt} prompt tokens and {n_response} response tokens are more than the model's {limit}"
+        raise ApiError(422, "context_length_exceeded", message, param=param)
+
+
+def encode_response(served: ServedModel, body: ScoreRequest, prompt_ids: Sequence[int]) -> tuple[int, ...]:
+    """Token ids of a response that is to be scored, as they would follow the prompt.
+
+    Raises:
+        ApiError: 422, where text and given ids are not of the same response.
+    """
+    tokenizer = served.engine.tokenizer
+    if body.response_token_ids is None:
+        assert body.response is not None
+        if body.raw:
+            assert body.prompt is not None
+            # Tokenizers may cut text otherwise at its beginning than after a prompt.
+            joined = list(tokenizer(body.prompt + body.response).input_ids)
+            if tuple(joined[: len(prompt_ids)]) == tuple(prompt_ids) and len(joined) > len(prompt_ids):
+                return tuple(joined[len(prompt_ids) :])
+        return tuple(tokenizer(body.response, add_special_tokens=False).input_ids)
+    ids = tuple(body.response_token_ids)
+    if min(ids) < 0 or max(ids) >= len(tokenizer):
+        raise ApiError(422, "validation_error", "an id is not in the model's vocabulary", param="response_token_ids")
+    return ids

@@ -1,0 +1,101 @@
+"""Report: a judgement in the words of the HTTP contract. Decides nothing; withholds what the action says."""
+
+from service.guard import Judgement, TokenScore, finite
+from service.plan import GuardPlan
+from service.policy import WITHHELD, Action
+from service.response import ModelResponse, ResponseToken
+from service.schemas.report import (
+    GuardReport,
+    NeuronReport,
+    ProbeLabel,
+    SignalsReport,
+    SpanReport,
+    SuppressionReport,
+    TokenReport,
+)
+from service.served import ServedProbe
+
+
+def report_guard(
+    active: ServedProbe,
+    plan: GuardPlan,
+    response: ModelResponse,
+    judgement: Judgement,
+    *,
+    action: Action,
+    alpha: float,
+    suppressed: SuppressionReport | None = None,
+) -> GuardReport:
+    """The guard object of one response."""
+    signals = judgement.signals
+    is_withheld = action in WITHHELD
+    explain = judgement.explain
+    return GuardReport(
+        status=judgement.status,
+        risk=judgement.risk,
+        logit=judgement.logit,
+        threshold=plan.threshold,
+        action=action,
+        signals=SignalsReport(
+            cett=signals.cett,
+            mean_logprob=signals.mean_logprob,
+            min_logprob=signals.min_logprob,
+            mean_entropy=signals.mean_entropy,
+            max_entropy=signals.max_entropy,
+            length=signals.length,
+        ),
+        probe=ProbeLabel(name=active.probe.name, version=active.probe.version, sha256=active.sha256),
+        alpha=alpha,
+        spans=report_spans(response, judgement, is_withheld=is_withheld) if plan.shows_spans else None,
+        tokens=report_tokens(response, judgement, is_withheld=is_withheld) if plan.shows_tokens else None,
+        explain=None
+        if explain is None
+        else [
+            NeuronReport(layer=part.layer, neuron=part.neuron, weight=part.weight, contribution=part.contribution)
+            for part in explain
+        ],
+        suppressed=suppressed,
+    )
+
+
+def report_spans(response: ModelResponse, judgement: Judgement, *, is_withheld: bool) -> list[SpanReport]:
+    """The answer spans."""
+    spans = []
+    for part in judgement.spans:
+        first, last = response.tokens[part.span.start], response.tokens[part.span.end - 1]
+        spans.append(
+            SpanReport(
+                text=None if is_withheld else response.text[first.start : last.end],
+                start=first.start,
+                end=last.end,
+                token_start=part.span.start,
+                token_end=part.span.end,
+                risk=part.risk,
+            )
+        )
+    return spans
+
+
+def report_tokens(response: ModelResponse, judgement: Judgement, *, is_withheld: bool) -> list[TokenReport]:
+    """All tokens."""
+    pairs = zip(response.tokens, judgement.token_scores, strict=True)
+    reports = [
+        report_token(at, token, score, is_answer=judgement.is_answer(at)) for at, (token, score) in enumerate(pairs)
+    ]
+    return [report.model_copy(update={"id": None, "text": None}) for report in reports] if is_withheld else reports
+
+
+def report_token(at: int, token: ResponseToken, score: TokenScore, *, is_answer: bool | None) -> TokenReport:
+    """One token; numbers that are not finite become null."""
+    return TokenReport(
+        i=at,
+        id=token.token_id,
+        text=token.text,
+        start=token.start,
+        end=token.end,
+        logprob=finite(token.logprob),
+        entropy=finite(token.entropy),
+        logit=score.logit,
+        risk=score.risk,
+        is_answer=is_answer,
+    )

@@ -1,0 +1,46 @@
+"""Options of a request: how to sample, and what the guard is to do. Conflicts are refused, never resolved silently."""
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from service.guard import Locator
+from service.policy import OnError, Policy
+from service.schemas.strict import Strict
+
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class SamplingOptions(Strict):
+    """How tokens are chosen."""
+
+    max_tokens: int = Field(128, ge=1, description="tokens of the response at most")
+    temperature: float = Field(0.0, ge=0, le=2, description="0 = greedy")
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0, description="0 = the whole vocabulary")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="choice i is drawn with seed + i")
+    stop: list[StopString] = Field([], max_length=8, description="the text is cut before the first of these")
+    n: int = Field(1, ge=1, le=8, description="independent choices")
+
+
+class GuardOptions(Strict):
+    """What the guard is to do with a response."""
+
+    probe: str = Field("default", min_length=1, max_length=256, description="default, name or name@version")
+    policy: Policy = "annotate"
+    threshold: float | None = Field(None, gt=0, lt=1, description="risk from which to act; null: the probe's own")
+    alpha: float = Field(1.0, ge=0, le=3, description="multiplier on the H-neurons' z; 1 = off; experimental")
+    locator: Locator = Field("default", description="which tokens are judged; default: what the probe was calibrated with")
+    return_tokens: bool = False
+    return_spans: bool = True
+    explain: bool = Field(default=False, description="list the neurons that say most")
+    on_error: OnError | None = Field(None, description="null: the server's setting")
+
+    @model_validator(mode="after")
+    def _refuse_conflicts(self) -> "GuardOptions":
+        if self.policy == "off" and self.explain:
+            raise PydanticCustomError("conflict", "explain needs scores: use another policy than off")
+        if self.policy == "suppress" and self.alpha > 1:
+            raise PydanticCustomError("conflict", "policy suppress scales down: alpha must not be over 1")
+        return self

@@ -1,0 +1,123 @@
+"""Settings: everything an operator can choose, from HGUARD_* environment variables and `.env`. Frozen once read."""
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from probes.models import DEFAULT_MODEL
+from service.policy import OnError
+
+PREFIX = "HGUARD_"
+ENV_FILE = ".env"
+READ_ELSEWHERE = frozenset({"HGUARD_CACHE"})
+"""Variables with our prefix that `probes.models` reads itself."""
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message is one line and names the fix."""
+
+
+class Settings(BaseSettings):
+    """One field a variable: `HGUARD_PORT` is `port`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs HGUARD_INSECURE=1")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    insecure: bool = Field(default=False, description="1: listen on any address although there are no API keys")
+    engine: Literal["auto", "transformers", "vllm", "fake"] = Field(
+        "auto", description="back end: auto, transformers, vllm; fake serves made-up tokens, for tests only"
+    )
+    model: str = Field(
+        DEFAULT_MODEL, min_length=1, description="packaged name, folder, .gguf file or Hugging Face id of the model"
+    )
+    probe: str = Field(
+        "default", min_length=1, description="name, name@version or folder; default: the shipped one of this model"
+    )
+    probes_dir: Path | None = Field(None, description="folder with probes of your own, looked in before the shipped ones")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 on CUDA, float32 on a CPU"
+    )
+    device: str = Field("auto", min_length=1, description="cpu, cuda, cuda:1, ...; auto: CUDA where there is one")
+    max_concurrent: int = Field(32, ge=1, le=4096, description="sequences generated together; more wait their turn")
+    drain_s: float = Field(30.0, ge=0, description="seconds that running requests get to finish at shutdown")
+    on_error: OnError = Field(
+        "fail_closed", description="when a response cannot be scored: fail_closed (an error) or fail_open (serve it)"
+    )
+    suppress_alpha: float = Field(
+        0.0, ge=0, lt=1, allow_inf_nan=False, description="alpha of the second generation under policy suppress"
+    )
+    abstention: str = Field(
+        "I am not sure enough to answer that.", min_length=1, description="text that replaces an answer under abstain"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
+    fake_step_s: float = Field(0.0, ge=0, description="fake engine only: seconds a step takes")
+    fake_fault: Literal["none", "missing_rows", "nan_scores", "crash", "hang"] = Field(
+        "none", description="fake engine only: the fault it shows"
+    )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Only this machine can reach the address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read and check the settings.
+
+    Args:
+        environment: Searched for misspelt names; `os.environ` if None.
+
+    Raises:
+        SettingsError: A value is not allowed, a name is unknown, or the address would be open to others.
+    """
+    _refuse_unknown(os.environ if environment is None else environment)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(_problems(error))) from None
+    if not settings.is_loopback and not settings.insecure:
+        raise SettingsError(
+            f"HGUARD_HOST={settings.host} can be reached by others and there are no API keys: "
+            "use 127.0.0.1, or set HGUARD_INSECURE=1 where something in front guards it"
+        )
+    return settings
+
+
+def describe_settings() -> str:
+    """Every variable with its default and meaning, one a line."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else field.default
+        lines.append(f"  {PREFIX + name.upper():<24}{field.description} [{default}]")
+    return "\n".join(lines)
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False, include_context=False):
+        name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper()
+        yield f"{name}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    """A setting that is not read could be one that somebody relies on, such as API keys."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | READ_ELSEWHERE
+    for name in [*environment, *dotenv_values(ENV_FILE)]:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "`python -m service --help` lists them"
+            raise SettingsError(f"{name} is not a setting of this version: {hint}")
