@@ -7,14 +7,12 @@ can no longer reach the agreement.
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from torch import nn
 from tqdm import tqdm
 
 from offline.judge import judge_alias
-from offline.records import Judgement, Question, Response, Verdict
+from offline.records import Question, Response, Verdict
 from offline.sample import GREEDY, PAPER_SAMPLING, Job, Sampler
 from offline.stages import Stage
 
@@ -86,16 +84,6 @@ def ask_samples(
     stage.finish(questions=len(by_id), responses=sum(len(v) for v in verdicts.values()))
 
 
-def judge_all(questions: Iterable[Question], responses: Iterable[Response]) -> list[Judgement]:
-    """Alias verdicts of all responses."""
-    by_id = {question.question_id: question for question in questions}
-    rows = []
-    for response in responses:
-        verdict, matched = judge_alias(by_id[response.question_id], response.text)
-        rows.append(Judgement(response.question_id, response.sample, verdict, "alias", matched))
-    return rows
-
-
 def _can_agree(seen: dict[int, Verdict], wanted: Verdict, *, before: int, n: int, agreement: float) -> bool:
     earlier = [verdict for sample, verdict in seen.items() if sample < before]
     return sum(verdict != wanted for verdict in earlier) <= n * (1 - agreement) + 1e-9
@@ -104,9 +92,3 @@ def _can_agree(seen: dict[int, Verdict], wanted: Verdict, *, before: int, n: int
 def _equal_counts(jobs: Sequence[Job]) -> list[list[Job]]:
     counts = Counter(len(job.samples) for job in jobs)
     return [[job for job in jobs if len(job.samples) == count] for count in sorted(counts, reverse=True)]
-
-
-def sampling_settings(sampler: Sampler, model_name: str, **more: Any) -> dict[str, Any]:
-    """What decides the rows of a sampling stage."""
-    dtype = str(next(sampler.model.parameters()).dtype) if isinstance(sampler.model, nn.Module) else "?"
-    return {"model": model_name, "seed": sampler.seed, "max_tokens": sampler.max_tokens, "dtype": dtype, **more}

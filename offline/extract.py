@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from offline.stages import fingerprint, write_json
-from probes.positions import sequence_slice
+from probes.positions import PositionRule, sequence_slice
 from probes.reducing_tap import ReducingTap
 from probes.spans import AnswerSpan
 
@@ -36,38 +36,50 @@ SIGNALS = ("mean_logprob", "min_logprob", "mean_entropy", "max_entropy", "n_toke
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A prompt and response with its answer span."""
+    """A prompt and response with its answer spans."""
 
     key: str
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
-    span: AnswerSpan
+    spans: tuple[AnswerSpan, ...]
+    """At least one; the answer tokens are their union."""
 
     @property
     def length(self) -> int:
         """Prompt and response tokens."""
         return len(self.prompt_ids) + len(self.response_ids)
 
+    @property
+    def answer(self) -> Tensor:
+        """Which response tokens are answer tokens [T], bool."""
+        mask = torch.zeros(len(self.response_ids), dtype=torch.bool)
+        for span in self.spans:
+            mask[span.start : span.end] = True
+        return mask
+
 
 def group_weights(sequence: Passage, columns: int) -> Tensor:
     """How much each column counts in each group [G, columns]; every group that has tokens sums to 1."""
-    p, t, span = len(sequence.prompt_ids), len(sequence.response_ids), sequence.span
+    p, t = len(sequence.prompt_ids), len(sequence.response_ids)
     weights = torch.zeros(len(GROUPS), columns)
-    for name, rule in (("", "own"), ("_ahead", "predicting")):
-        scoring = sequence_slice(p, t, rule)  # type: ignore[arg-type]
+    rules: dict[str, PositionRule] = {"": "own", "_ahead": "predicting"}
+    for name, rule in rules.items():
+        scoring = sequence_slice(p, t, rule)
         answer = torch.zeros(columns, dtype=torch.bool)
-        answer[scoring.start + span.start : scoring.start + span.end] = True
+        answer[scoring] = sequence.answer
         rest = ~answer
-        rest[scoring.stop if rule == "predicting" else p + t :] = False
+        rest[scoring.stop :] = False
         weights[GROUPS.index(f"answer{name}")] = _mean(answer)
         weights[GROUPS.index(f"other{name}")] = _mean(rest)
-    whole = torch.zeros(columns, dtype=torch.bool)
-    whole[p : p + t] = True
-    weights[GROUPS.index("response")] = _mean(whole)
-    prompt = torch.zeros(columns, dtype=torch.bool)
-    prompt[:p] = True
-    weights[GROUPS.index("prompt")] = _mean(prompt)
+    column = torch.arange(columns)
+    weights[GROUPS.index("response")] = _mean((column >= p) & (column < p + t))
+    weights[GROUPS.index("prompt")] = _mean(column < p)
     return weights
+
+
+def _mean(mask: Tensor) -> Tensor:
+    """Weights that take the mean over a mask; all zero where it is empty."""
+    return mask / mask.sum().clamp(min=1)
 
 
 @torch.inference_mode()
@@ -103,7 +115,7 @@ def extract_batch(tap: ReducingTap, sequences: Sequence[Passage]) -> tuple[Tenso
             output.logits[row, start : start + len(sequence.response_ids)],
             torch.tensor(sequence.response_ids, device=device),
         )
-        signals.append(pool_signals(logprobs, entropies, sequence.span))
+        signals.append(pool_signals(logprobs, entropies, sequence.answer.to(device)))
     return features, signals
 
 
@@ -113,10 +125,10 @@ def free_signals(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return logp.gather(-1, tokens[:, None])[:, 0], -(logp.exp() * logp).sum(dim=-1)
 
 
-def pool_signals(logprobs: Tensor, entropies: Tensor, span: AnswerSpan) -> dict[str, float]:
-    """The free signals of the answer tokens and of the whole response."""
+def pool_signals(logprobs: Tensor, entropies: Tensor, answer: Tensor) -> dict[str, float]:
+    """The free signals of the answer tokens (mask [T]) and of the whole response."""
     pooled: dict[str, float] = {}
-    for prefix, part in (("", slice(span.start, span.end)), ("response_", slice(0, len(logprobs)))):
+    for prefix, part in (("", answer), ("response_", torch.ones_like(answer))):
         values = (
             logprobs[part].mean(),
             logprobs[part].min(),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, xlogy
+from threadpoolctl import threadpool_limits
 
 from offline.l1_dense import optimality_breach, solve_dense
 from offline.row_view import Float64Array, IndexArray, RowView
@@ -83,8 +84,11 @@ def fit_l1_path(
     """
     if not c_values or min(c_values) <= 0 or any(low >= high for low, high in zip(c_values, c_values[1:], strict=False)):
         raise ValueError(f"C values must be positive and ascending, got {list(c_values)}")
-    solver = _Solver(view, label_signs(labels, view.n_rows), tolerance)
-    return tuple(solver.solve(float(c)) for c in c_values)
+    signs = label_signs(labels, view.n_rows)
+    # The products here are small: on a busy machine BLAS threads waiting for each other double the work.
+    with threadpool_limits(limits=1):
+        solver = _Solver(view, signs, tolerance)
+        return tuple(solver.solve(float(c)) for c in c_values)
 
 
 def certify(
@@ -178,7 +182,7 @@ class _Solver:
         """Recompute in float64 the columns whose float32 rounding bound leaves open on which side of the penalty they are."""
         size = np.abs(self._correlation)
         size[working] = 0.0
-        if c * size.max(initial=0.0) > 1.0 + self._tolerance + c * self._rounding.max():
+        if (c * (size - self._rounding) > 1.0 + self._tolerance).any():
             return  # another round is certain
         unsure = np.flatnonzero(c * (size + self._rounding) > 1.0)
         unsure = unsure[size[unsure] > 0]

@@ -53,6 +53,8 @@ class Judgement:
     """`alias`, or `openai:<model>`."""
     matched: str | None = None
     """The accepted answer that was found, as it is written in `Question.answers`."""
+    reason: str | None = None
+    """Why it is `unjudged`."""
 
 
 @dataclass(frozen=True, slots=True)

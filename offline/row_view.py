@@ -94,13 +94,15 @@ class RowView:
             ValueError: A feature is nan or infinite; names the first such column and row.
         """
         # Sums are taken of the distance to the first row, so that a constant column gets a std of exactly 0.
-        shift = self._row_arrays[0].astype(np.float64)
+        shift = self._row_arrays[0].astype(np.float32)
         total, squares = np.zeros(self.n_columns), np.zeros(self.n_columns)
+        ones = np.ones(BLOCK_ROWS, dtype=np.float32)
         with np.errstate(invalid="ignore", over="ignore"):
-            for _, columns, tile in self._row_blocks():
-                distance = tile - shift[columns]
-                total[columns] += distance.sum(axis=0)
-                squares[columns] += np.einsum("ij,ij->j", distance, distance)
+            for rows, columns, tile in self._row_blocks():
+                tile -= shift[columns]
+                total[columns] += ones[: rows.stop - rows.start] @ tile
+                tile *= tile
+                squares[columns] += ones[: rows.stop - rows.start] @ tile
         finite = np.isfinite(squares)
         if not finite.all():
             column = int(np.argmin(finite))

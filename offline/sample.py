@@ -14,7 +14,6 @@ from torch import nn
 
 from offline.records import Question, Response
 from probes.decoding import DecodeBatch
-from probes.prompts import ANSWER_ONLY, encode_prompt
 from probes.sampling import RowRandom, SamplingParams, choose_tokens
 
 PAPER_SAMPLING = SamplingParams(temperature=1.0, top_p=0.9, top_k=50)
@@ -46,25 +45,25 @@ class Sampler:
         self,
         model: nn.Module,
         tokenizer: Any,
+        encode: Callable[[Question], list[int]],
         *,
         seed: int,
         max_tokens: int = 50,
         max_rows: int = 128,
-        encode: Callable[[Question], list[int]] | None = None,
     ) -> None:
         """Prepare a sampler.
 
         Args:
             model: A causal language model of transformers.
             tokenizer: Its tokenizer.
+            encode: Question -> prompt token ids.
             seed: Together with question id and sample number it decides every draw.
             max_tokens: Response tokens at most; the paper's 50.
             max_rows: Rows decoded together.
-            encode: Question -> prompt token ids; the default is the paper's answer-only prompt as one user turn.
         """
         self.model, self.tokenizer, self.seed = model, tokenizer, seed
         self.max_tokens, self.max_rows = max_tokens, max_rows
-        self.encode = encode or (lambda question: encode_prompt(tokenizer, question.question + ANSWER_ONLY))
+        self.encode = encode
         self._stop_ids = stop_token_ids(model, tokenizer)
 
     @torch.inference_mode()

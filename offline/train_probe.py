@@ -1,8 +1,8 @@
 """Refresh a probe: one call a stage, from questions to an artifact. Run it as `python offline/train_probe.py`.
 
-    questions -> greedy -> samples -> judge -> spans -> features -> fit -> calibrate -> evaluate -> artifact
+    questions -> greedy -> samples -> verdicts -> labels -> spans -> features -> fit -> calibrate -> evaluate -> artifact
 
-Every stage writes into --out, skips what is complete and resumes what is not; a run that was killed is simply started again.
+Every stage writes into --out, skips what is complete and resumes what is not: after a kill, run the same command again.
 """
 
 import argparse
@@ -10,52 +10,77 @@ import logging
 import sys
 from pathlib import Path
 
-from offline.asking import ask_greedy, ask_samples, judge_all, pick_questions, sampling_settings
-from offline.questions import load_questions
-from offline.records import Judgement, Question, Response
-from offline.sample import Sampler
-from offline.stages import Stage, fingerprint
-from probes.models import DEFAULT_MODEL, load_model, load_tokenizer, resolve_model
+from offline.build import build_artifact, fit_probe
+from offline.question_rows import QuestionError
+from offline.refresh import Run, RunConfig, judge, label, mark_spans, read_questions, sample_again, sample_greedy
+from offline.stages import StageMismatchError
+from offline.table import extract_features
+from probes.models import DEFAULT_MODEL, ModelReferenceError
 
 log = logging.getLogger("hguard.train")
 
 
+def refresh(config: RunConfig, *, name: str, version: str) -> Path:
+    """Run every stage; returns the artifact's folder."""
+    run = Run(config)
+    questions, made = read_questions(run)
+    greedy, made = sample_greedy(run, questions, made)
+    samples, made = sample_again(run, questions, greedy, made)
+    verdicts, made = judge(run, questions, greedy, samples, made)
+    labels, made = label(run, questions, verdicts, made)
+    spans, made = mark_spans(run, labels, questions, greedy, made)
+    table = extract_features(run, labels, spans, questions, greedy, made)
+    fitted = fit_probe(run, table)
+    return build_artifact(run, table, fitted, name=name, version=version)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line and run all stages."""
-    args = parse_arguments(argv)
+    """Parse the command line and refresh; errors that a user can mend are one line and exit code 2."""
+    args = vars(parse_arguments(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    folder = resolve_model(args.model)
-    tokenizer = load_tokenizer(folder)
-    model = load_model(folder, dtype=args.sampling_dtype, device=args.device)
-    sampler = Sampler(model, tokenizer, seed=args.seed, max_tokens=args.max_tokens, max_rows=args.batch_rows)
-
-    loaded = load_questions(args.questions, limit=args.limit, seed=args.seed)
-    asked: Stage[Question] = Stage(args.out, "questions", Question, {"specs": args.questions, "limit": args.limit, "seed": args.seed, "hash": fingerprint([q.question_id for q in loaded])})
-    if not asked.is_complete:
-        with asked:
-            asked.append(loaded)
-        asked.finish(questions=len(loaded))
-    questions = list(asked.rows())
-
-    greedy: Stage[Response] = Stage(args.out, "greedy", Response, sampling_settings(sampler, args.model, questions=asked.fingerprint))
-    ask_greedy(greedy, questions, sampler)
+    name, version = args.pop("name"), args.pop("version")
+    config = RunConfig(**{**args, "questions": tuple(args["questions"])})
+    try:
+        folder = refresh(config, name=name or Path(config.model).stem, version=version)
+    except (QuestionError, StageMismatchError, ModelReferenceError, ValueError, FileExistsError) as error:
+        log.error("error: %s", error)
+        return 2
+    log.info("%s", folder)
     return 0
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """The command line; each option sets the field of `RunConfig` with its name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--questions", nargs="+", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-tokens", type=int, default=50)
-    parser.add_argument("--batch-rows", type=int, default=128)
-    parser.add_argument("--sampling-dtype", default="auto")
-    parser.add_argument("--device", default="auto")
+    add = parser.add_argument
+    add("--model", default=DEFAULT_MODEL, help="packaged name, folder, .gguf file or Hugging Face id (%(default)s)")
+    add("--questions", nargs="+", required=True, metavar="SOURCE", help=_QUESTIONS_HELP)
+    add("--out", type=Path, required=True, help="folder of this run: stages, features, artifact")
+    add("--limit", "--budget", type=int, metavar="N", help="most questions a source, for a quick run")
+    add("--seed", type=int, default=0, help="decides every draw (%(default)s)")
+    add("--samples", type=int, default=10, help="temperature samples of a question that matters (%(default)s)")
+    add("--agreement", type=float, default=1.0, help="share of equal verdicts that keeps a question (%(default)s)")
+    add("--wrong-per-right", type=float, default=1.1, help="wrong questions sampled for each right one (%(default)s)")
+    add("--max-tokens", type=int, default=50, help="response tokens (%(default)s)")
+    add("--batch-rows", type=int, default=128, help="rows decoded together (%(default)s)")
+    add("--dtype", default="auto", help="of features and golden trace: float32 on a CPU, bfloat16 on CUDA (%(default)s)")
+    add("--sampling-dtype", default="auto", help="of sampling; bfloat16 is several times faster on some CPUs (%(default)s)")
+    add("--device", default="auto", help="cpu, cuda, cuda:1 (%(default)s)")
+    add("--judge", default="alias", help="alias, or a model behind --endpoint (%(default)s)")
+    add("--endpoint", help="base address of an OpenAI-compatible endpoint; key in OPENAI_API_KEY")
+    add("--sentences", action="store_true", help='ask without "answer only"')
+    add("--spans", default="lexical", choices=["lexical", "alias", "short-answer", "openai"], help="(%(default)s)")
+    add("--unfiltered", type=int, default=1000, help="most unfiltered rows in calibration and in test (%(default)s)")
+    add("--max-per-mille", type=float, default=1.0, help="most H-neurons per thousand neurons (%(default)s)")
+    add("--name", help="of the probe; the model's name if left out")
+    add("--version", default="1.0.0", help="of the probe (%(default)s)")
     return parser.parse_args(argv)
 
+
+_QUESTIONS_HELP = (
+    "JSONL, JSONL.gz or parquet files of {id, question, answers}; name=path names the source; hf:owner/name[:config][:split]; "
+    "builtin:world; builtin:madeup"
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -43,7 +43,7 @@ def choose_run(text: str, words: Sequence[Word], asked_words: Sequence[str], wan
 
 
 def _find_quotes(text: str, words: Sequence[Word]) -> Iterator[Run]:
-    for found in _QUOTED.finditer(text, words[0].start - 1 if words[0].start else 0, len(text)):
+    for found in _QUOTED.finditer(text, max(0, words[0].start - 1), words[-1].end + 1):
         inside = [index for index, word in enumerate(words) if found.start() <= word.start and word.end <= found.end()]
         if any(words[index].is_new for index in inside):
             yield inside[0], inside[-1] + 1

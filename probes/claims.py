@@ -105,8 +105,8 @@ def _shorten(question: str) -> str:
 def _is_bare(words: list[Word], *, is_alone: bool) -> bool:
     """Say whether a sentence is nothing but an answer.
 
-    It is if it has no verb and is not mostly words of the question; or if it is the whole response, short, holds no word
-    of the question and does not start like a sentence: titles and mottos have verbs too ("Let It Be").
+    It is if it has no verb and is not mostly words of the question; or if it is the whole response, short, holds no
+    word of the question and does not start like a sentence: titles and mottos have verbs too ("Let It Be").
     """
     echoed = sum(word.is_asked and word.lower not in STOP_WORDS for word in words)
     if is_alone and not echoed and len(words) <= LONGEST_TITLE and words[0].lower not in FRAME_WORDS:

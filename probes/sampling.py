@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_FIRST_TOKENS = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -38,8 +40,8 @@ def choose_tokens(logits: Tensor, params: Sequence[SamplingParams], uniforms: Se
     """One token a row.
 
     Sampling follows the order of transformers and vLLM: temperature, then top-k, then top-p (the smallest set of tokens
-    that reaches top_p, the first one that crosses it included), then a draw by inverse distribution function over the
-    tokens from the most likely down.
+    that reaches top_p, the first one that crosses it included), then a draw by inverse distribution function: over the
+    kept tokens from the most likely down, or over the whole vocabulary in its own order where none was cut.
 
     Args:
         logits: [B, V].
@@ -51,24 +53,57 @@ def choose_tokens(logits: Tensor, params: Sequence[SamplingParams], uniforms: Se
     """
     tokens = logits.argmax(dim=-1)
     warm = [row for row, p in enumerate(params) if p.temperature > 0]
-    if not warm:
-        return tokens
-    device, vocabulary = logits.device, logits.shape[-1]
-    index = torch.tensor(warm, device=device)
-    limits = [params[row].top_k or vocabulary for row in warm]
-    k = min(max(limits), vocabulary)
-    temperature = torch.tensor([params[row].temperature for row in warm], device=device)[:, None]
-    values, ids = (logits[index].float() / temperature).topk(k, dim=-1)
-    rank = torch.arange(k, device=device)
-    values = values.masked_fill(rank >= torch.tensor(limits, device=device)[:, None], -torch.inf)
-    p = values.softmax(dim=-1)
-    top_p = torch.tensor([params[row].top_p for row in warm], device=device)[:, None]
+    whole = [row for row in warm if _is_whole(params[row])]
+    cut = [row for row in warm if not _is_whole(params[row])]
+    for rows, choose in ((whole, _choose_whole), (cut, _choose_cut)):
+        if rows:
+            index = torch.tensor(rows, device=logits.device)
+            temperature = _column(logits, [params[row].temperature for row in rows])
+            u = _column(logits, [uniforms[row] for row in rows])
+            tokens[index] = choose(logits[index].float() / temperature, [params[row] for row in rows], u)
+    return tokens
+
+
+def _is_whole(params: SamplingParams) -> bool:
+    return params.top_k == 0 and params.top_p >= 1
+
+
+def _choose_whole(values: Tensor, _params: Sequence[SamplingParams], u: Tensor) -> Tensor:
+    return _draw(values.softmax(dim=-1), u)
+
+
+def _choose_cut(values: Tensor, params: Sequence[SamplingParams], u: Tensor) -> Tensor:
+    vocabulary = values.shape[-1]
+    limits = _column(values, [p.top_k or vocabulary for p in params])
+    top_p = _column(values, [p.top_p if p.top_p < 1 else torch.inf for p in params])
+    # Sorting the whole vocabulary is slow, and its first tokens nearly always reach top_p.
+    k = min(max(p.top_k or _FIRST_TOKENS for p in params), vocabulary)
+    p, ids = _most_likely(values, limits, k)
+    if k < vocabulary and bool(((limits == vocabulary) & (p.sum(dim=-1, keepdim=True) <= top_p)).any()):
+        p, ids = _most_likely(values, limits, vocabulary)
     p = p.masked_fill(p.cumsum(dim=-1) - p >= top_p, 0.0)
     p[:, 0] = p[:, 0].clamp(min=torch.finfo(p.dtype).tiny)  # top_p = 0 still leaves the likeliest token
+    return ids.gather(-1, _draw(p, u)[:, None])[:, 0]
+
+
+def _most_likely(values: Tensor, limits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Probabilities and ids of the k likeliest tokens [B, k]; 0 beyond a row's limit, shares of what is within it."""
+    likely, ids = values.topk(k, dim=-1)
+    likely = likely.masked_fill(torch.arange(k, device=values.device) >= limits, -torch.inf)
+    is_limited = limits < values.shape[-1]
+    total = likely.logsumexp(dim=-1, keepdim=True).where(is_limited, values.logsumexp(dim=-1, keepdim=True))
+    return (likely - total).exp(), ids
+
+
+def _draw(p: Tensor, u: Tensor) -> Tensor:
+    """Index of the token at u of each row's distribution function; p [B, k] need not sum to 1."""
     cdf = p.cumsum(dim=-1)
-    u = torch.tensor([uniforms[row] for row in warm], device=device, dtype=cdf.dtype)[:, None]
-    # A token of probability 0 has the cdf of its predecessor, so it is passed over; the clamp is for a uniform number
+    # A token of probability 0 has the cdf of its predecessor, so it is passed over; the minimum is for a uniform number
     # that rounds to 1 in float32.
-    chosen = (cdf <= u * cdf[:, -1:]).sum(dim=-1).minimum((p > 0).sum(dim=-1) - 1)
-    tokens[index] = ids.gather(-1, chosen[:, None])[:, 0]
-    return tokens
+    at = (cdf <= u * cdf[:, -1:]).sum(dim=-1)
+    last = p.shape[-1] - 1 - (p > 0).flip(-1).int().argmax(dim=-1)
+    return at.minimum(last)
+
+
+def _column(like: Tensor, values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, device=like.device, dtype=torch.float32)[:, None]

@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 from service.engines.base import EngineError, RequestTiming
 from service.errors import ApiError
 from service.generation import Generation, OnToken, generate
+from service.guard import Judgement
 from service.metrics import Metrics
 from service.plan import GenerationPlan
-from service.policy import WITHHELD, Action, decide, is_over, prefers_second
+from service.policy import WITHHELD, Action, OnError, decide, is_over, prefers_second
 from service.report import report_guard
 from service.schemas.generate import Choice, FinishLabel
 from service.schemas.report import SuppressionReport
-from service.served import ServedModel
+from service.served import ServedModel, probe_label
 
 logger = logging.getLogger("hguard")
 
@@ -87,11 +88,11 @@ async def run_choice(
         action: Action = "suppressed" if kept is second else decide("suppress", kept.judgement.risk, guard.threshold)
     else:
         action = decide(guard.policy, kept.judgement.risk, guard.threshold)
-    metrics.record_judgement(kept.judgement, served.active.label)
-    require_score(kept, guard.on_error, metrics)
+    metrics.record_judgement(kept.judgement, probe_label(served.probe))
+    require_score(kept.judgement, guard.on_error, metrics)
     metrics.record_action(action, guard.policy)
     report = report_guard(
-        served.active,
+        served.artifact,
         guard,
         kept.response,
         kept.judgement,
@@ -110,13 +111,12 @@ async def run_choice(
     return Outcome(kept, choice, timing)
 
 
-def require_score(generation: Generation, on_error: str, metrics: Metrics) -> None:
+def require_score(judgement: Judgement, on_error: OnError, metrics: Metrics) -> None:
     """Let an unscored response pass only where that was chosen, and count it.
 
     Raises:
         ApiError: 503 under fail_closed.
     """
-    judgement = generation.judgement
     if judgement.status != "failed":
         return
     if on_error == "fail_closed":

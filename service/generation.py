@@ -70,7 +70,9 @@ async def generate(
                         token = transcript.token(shown)
                         on_token(shown, token, score_token(probe, transcript.row(shown)))
                     shown += 1
-                    if guard.policy == "stop" and is_over(_risk_after(shown, transcript, served, plan), guard.threshold):
+                    if guard.policy == "stop" and is_over(
+                        _risk_after(shown, transcript, served, plan), guard.threshold
+                    ):
                         transcript.stop_after(shown)
                         break
                 if transcript.finish_reason is not None:

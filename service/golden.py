@@ -6,48 +6,42 @@ quantisation.
 
 import numpy as np
 
+from probes.artifact import GOLDEN_TOLERANCE, ProbeArtifact, golden_error
 from probes.positions import align_rows
 from service.engines.base import Engine
-from service.served import ServedProbe
-
-TOLERANCE = {"float32": 2e-3, "float16": 0.05, "bfloat16": 0.2}
-"""Largest error allowed, as a share of the spread of the golden scores: a wrong row is off by about the spread itself."""
 
 
 class GoldenTraceError(RuntimeError):
     """The engine does not reproduce the artifact's scores."""
 
 
-async def check_golden(engine: Engine, active: ServedProbe) -> float:
+async def check_golden(engine: Engine, artifact: ProbeArtifact) -> float:
     """Score the golden sequences.
 
     Args:
         engine: Started, with the probe's heads loaded.
-        active: The probe.
+        artifact: The probe with its trace.
 
     Returns:
-        The largest error, as a share of the spread of the golden scores.
+        The largest error, in standard deviations of the trace.
 
     Raises:
         GoldenTraceError: A score is missing, not finite or too far off, or there is no golden trace.
         EngineError: The engine failed.
     """
-    if not active.golden:
+    golden = artifact.golden
+    if not golden.prompt_ids:
         raise GoldenTraceError("the probe artifact has no golden trace: write it again with offline/train_probe.py")
-    wanted = np.concatenate([sequence.scores for sequence in active.golden]).astype(np.float64)
-    found: list[float] = []
-    for sequence in active.golden:
-        scored = await engine.score(sequence.prompt_ids, sequence.response_ids)
-        rows = align_rows(scored.rows, len(sequence.response_ids), active.probe.position)
-        found += [row.scores[0] for row in rows]
-    if len(found) != len(wanted) or not np.isfinite(found).all():
-        raise GoldenTraceError(f"the engine gave {np.isfinite(found).sum()} finite scores for {len(wanted)} golden tokens")
-    spread = float(np.ptp(wanted)) or float(np.abs(wanted).max()) or 1.0
-    error = float(np.abs(np.asarray(found) - wanted).max()) / spread
-    limit = TOLERANCE.get(engine.dtype, TOLERANCE["float32"])
-    if error > limit:
+    found = []
+    for prompt_ids, response_ids in zip(golden.prompt_ids, golden.response_ids, strict=True):
+        scored = await engine.score(prompt_ids, response_ids)
+        rows = align_rows(scored.rows, len(response_ids), artifact.probe.position)
+        found.append(np.asarray([row.scores[0] for row in rows], dtype=np.float64))
+    error = golden_error(artifact, found)
+    limit = GOLDEN_TOLERANCE.get(engine.dtype, GOLDEN_TOLERANCE["float32"])
+    if not error <= limit:
         raise GoldenTraceError(
-            f"scores differ from the artifact's by {error:.2g} of their spread; {engine.dtype} may differ by {limit:.2g}: "
+            f"scores are {error:.2g} standard deviations away from the artifact's, {engine.dtype} may be {limit:.2g}: "
             "these are other weights, another layer order, or a tap that reads the wrong row"
         )
     return error

@@ -2,8 +2,8 @@
 
     logit = mean of the answer tokens' head scores + intercept;  risk = calibration(logit)
 
-Pure, and the same for a generated and a teacher-forced response. Decides nothing (see `service.policy`) and does not know
-which engine the evidence came from.
+Pure, and the same for a generated and a teacher-forced response. Decides nothing (see `service.policy`) and does not
+know which engine the evidence came from.
 """
 
 import math
@@ -112,7 +112,9 @@ def running_risk(response: ModelResponse, probe: Probe, *, question: str, locato
     return None if logit is None else probe.calibration.risk(logit)
 
 
-def judge(response: ModelResponse, probe: Probe, *, question: str, locator: Locator, explains: bool = False) -> Judgement:
+def judge(
+    response: ModelResponse, probe: Probe, *, question: str, locator: Locator, explains: bool = False
+) -> Judgement:
     """Judge a scored response.
 
     Args:

@@ -8,12 +8,14 @@ import logging
 import time
 from dataclasses import dataclass
 
+from probes.artifact import ProbeArtifact
 from service.engines.base import Engine, EngineError
+from service.engines.fake import FakeEngine
 from service.errors import ApiError
 from service.golden import GoldenTraceError, check_golden
-from service.loading import ProbeRefusedError, StartupError, check_fingerprint, load_engine, load_probe
+from service.loading import StartupError, check_fingerprint, load_engine, load_probe, one_line
 from service.metrics import Metrics
-from service.served import ServedModel, ServedProbe
+from service.served import ServedModel, head_bank, probe_label
 from service.settings import Settings
 from service.version import VERSION
 
@@ -25,7 +27,7 @@ class Parts:
     """What was loaded, not yet proved."""
 
     engine: Engine
-    probe: ServedProbe
+    artifact: ProbeArtifact
 
 
 class Lifecycle:
@@ -66,37 +68,44 @@ class Lifecycle:
             self._refuse("model", str(error))
             return
         assert self.parts is not None
-        engine, active = self.parts.engine, self.parts.probe
+        engine, artifact = self.parts.engine, self.parts.artifact
         await engine.start()
         del self.reasons["model"]
-        self.metrics.build_info.labels(VERSION, self.settings.engine, engine.model_name, engine.dtype).set(1)
+        self.metrics.build_info.labels(VERSION, self.engine_name, engine.model_name, engine.dtype).set(1)
         try:
-            check_fingerprint(engine, active)
-            await engine.load_heads(active.bank)
-        except (ProbeRefusedError, EngineError, ValueError) as error:
-            self._refuse("probe", str(error))
+            check_fingerprint(engine, artifact)
+            await engine.load_heads(head_bank(artifact.probe))
+        except (EngineError, ValueError) as error:  # another model's probe; ModelMismatchError is a ValueError
+            self._refuse("probe", one_line(error))
             return
         del self.reasons["probe"]
         try:
-            error_share = await check_golden(engine, active)
-        except (GoldenTraceError, EngineError) as error:
+            departure = await check_golden(engine, artifact)
+        except (GoldenTraceError, EngineError) as failure:
             self.metrics.golden_ok.set(0)
-            self._refuse("golden_trace", str(error))
+            self._refuse("golden_trace", one_line(failure))
             return
         del self.reasons["golden_trace"]
         self.metrics.golden_ok.set(1)
-        self.metrics.golden_error.set(error_share)
+        self.metrics.golden_error.set(departure)
         self.metrics.probe_loads.labels("ok").inc()
         self.metrics.probe_load_time.set(time.time())
-        self.metrics.probe_info.labels(active.probe.name, active.probe.version, active.sha256).set(1)
+        self.metrics.probe_info.labels(artifact.probe.name, artifact.probe.version, artifact.sha256).set(1)
         self._served = ServedModel(
             engine,
-            active,
+            artifact,
             suppress_alpha=self.settings.suppress_alpha,
             on_error=self.settings.on_error,
             abstention=self.settings.abstention,
         )
-        logger.info("ready: %s on %s, probe %s", engine.model_name, engine.device, active.label)
+        logger.info("ready: %s on %s, probe %s", engine.model_name, engine.device, probe_label(artifact.probe))
+
+    @property
+    def engine_name(self) -> str:
+        """The back end that was chosen, for /version; `fake` shows itself."""
+        if self.parts is not None and isinstance(self.parts.engine, FakeEngine):
+            return "fake"
+        return "transformers" if self.settings.engine == "auto" else self.settings.engine
 
     async def close(self) -> None:
         """Stop the engine."""

@@ -1,4 +1,4 @@
-"""Metrics: the Prometheus series of one application, in its own registry. Labels are bounded: never a prompt or an id."""
+"""Metrics: the Prometheus series of one application, in its own registry. Labels are bounded: no prompt, no id."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 

@@ -78,7 +78,11 @@ class LimitBody:
                 refusal = self._too_large()
             elif not message.get("more_body", False):
                 break
-        if refusal is None and body and headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        if (
+            refusal is None
+            and body
+            and headers.get("content-type", "").split(";")[0].strip().lower() != "application/json"
+        ):
             refusal = ApiError(415, "unsupported_media_type", "send the body as application/json")
         if refusal is not None:
             await refusal.response(request_id_of(scope))(scope, receive, send)

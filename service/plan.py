@@ -1,4 +1,4 @@
-"""Plan: a checked request in the engine's terms. Everything that can be refused is refused here, before a token is made."""
+"""Plan: a checked request in the engine's terms. What can be refused is refused here, before a token is made."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from service.schemas.generate import GenerateRequest
 from service.schemas.options import GuardOptions
 from service.schemas.prompt import Prompted
 from service.schemas.score import ScoreRequest
-from service.served import ServedModel
+from service.served import ServedModel, probe_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,10 @@ def check_names(served: ServedModel, body: GenerateRequest | ScoreRequest) -> No
     if body.model not in (None, served.engine.model_name):
         raise ApiError(404, "model_not_found", f"the model served here is {served.engine.model_name}", param="model")
     probe = served.probe
-    if body.guard.probe not in ("default", probe.name, served.active.label):
-        raise ApiError(404, "probe_not_found", f"the probe served here is {served.active.label}", param="guard.probe")
+    if body.guard.probe not in ("default", probe.name, probe_label(served.probe)):
+        raise ApiError(
+            404, "probe_not_found", f"the probe served here is {probe_label(served.probe)}", param="guard.probe"
+        )
 
 
 def encode_request(served: ServedModel, body: Prompted) -> tuple[int, ...]:

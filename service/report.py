@@ -1,5 +1,6 @@
 """Report: a judgement in the words of the HTTP contract. Decides nothing; withholds what the action says."""
 
+from probes.artifact import ProbeArtifact
 from service.guard import Judgement, TokenScore, finite
 from service.plan import GuardPlan
 from service.policy import WITHHELD, Action
@@ -13,11 +14,10 @@ from service.schemas.report import (
     SuppressionReport,
     TokenReport,
 )
-from service.served import ServedProbe
 
 
 def report_guard(
-    active: ServedProbe,
+    artifact: ProbeArtifact,
     plan: GuardPlan,
     response: ModelResponse,
     judgement: Judgement,
@@ -44,7 +44,7 @@ def report_guard(
             max_entropy=signals.max_entropy,
             length=signals.length,
         ),
-        probe=ProbeLabel(name=active.probe.name, version=active.probe.version, sha256=active.sha256),
+        probe=ProbeLabel(name=artifact.probe.name, version=artifact.probe.version, sha256=artifact.sha256),
         alpha=alpha,
         spans=report_spans(response, judgement, is_withheld=is_withheld) if plan.shows_spans else None,
         tokens=report_tokens(response, judgement, is_withheld=is_withheld) if plan.shows_tokens else None,

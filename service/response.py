@@ -29,7 +29,7 @@ class ModelResponse:
     text: str
     tokens: tuple[ResponseToken, ...]
     rows: tuple[RowEvidence | None, ...]
-    """r_0, r_1, ...; None where the tap did not run. Shorter than the position rule needs if the engine stopped early."""
+    """r_0, r_1, ...; None where the tap did not run. Fewer than the position rule needs if the engine stopped early."""
 
     @property
     def offsets(self) -> list[tuple[int, int]]:

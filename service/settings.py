@@ -43,7 +43,9 @@ class Settings(BaseSettings):
     probe: str = Field(
         "default", min_length=1, description="name, name@version or folder; default: the shipped one of this model"
     )
-    probes_dir: Path | None = Field(None, description="folder with probes of your own, looked in before the shipped ones")
+    probes_dir: Path | None = Field(
+        None, description="folder with probes of your own, looked in before the shipped ones"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on CUDA, float32 on a CPU"
     )

@@ -6,7 +6,7 @@ generated and a teacher-forced response have equal scores. Never chosen unless a
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,16 @@ from service.engines.base import (
     TokenEvidence,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 Fault = Literal["none", "missing_rows", "nan_scores", "crash", "hang"]
 
 REPLY = "The answer is Paris."
 _CHAT_TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant] "
 
 
-def fake_tokenizer() -> Any:
+def fake_tokenizer() -> "PreTrainedTokenizerFast":
     """A transformers tokenizer whose tokens are the 256 bytes, and `<eos>`: id 256."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -27,7 +27,8 @@ class GenerateRequest(Prompted):
     def _refuse_leaks(self) -> "GenerateRequest":
         if self.stream and self.stream_mode == "immediate" and self.guard.policy in ("block", "abstain"):
             raise PydanticCustomError(
-                "conflict", 'policies block and abstain need "stream_mode": "hold": an immediate stream would leak the text'
+                "conflict",
+                'policies block and abstain need "stream_mode": "hold": an immediate stream would leak the text',
             )
         return self
 

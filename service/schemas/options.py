@@ -31,7 +31,9 @@ class GuardOptions(Strict):
     policy: Policy = "annotate"
     threshold: float | None = Field(None, gt=0, lt=1, description="risk from which to act; null: the probe's own")
     alpha: float = Field(1.0, ge=0, le=3, description="multiplier on the H-neurons' z; 1 = off; experimental")
-    locator: Locator = Field("default", description="which tokens are judged; default: what the probe was calibrated with")
+    locator: Locator = Field(
+        "default", description="which tokens are judged; default: what the probe was calibrated with"
+    )
     return_tokens: bool = False
     return_spans: bool = True
     explain: bool = Field(default=False, description="list the neurons that say most")

@@ -15,7 +15,10 @@ class ScoreRequest(Prompted):
 
     response: str | None = Field(None, min_length=1, description="the response as text")
     response_token_ids: list[int] | None = Field(
-        None, min_length=1, max_length=131072, description="its exact tokens; beside response, their text must begin with it"
+        None,
+        min_length=1,
+        max_length=131072,
+        description="its exact tokens; beside response, their text must begin with it",
     )
     guard: GuardOptions = GuardOptions()
 

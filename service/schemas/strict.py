@@ -1,6 +1,4 @@
-"""Strict: the base of everything that a client sends. No unknown field, no silent conversion, no echo of what was sent."""
-
-from typing import Any
+"""Strict: the base of all that a client sends. No unknown field, no silent conversion, no echo of what was sent."""
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
@@ -13,7 +11,7 @@ class Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_fields(cls, values: Any) -> Any:
+    def _refuse_unknown_fields(cls, values: object) -> object:
         """Name the fields that there are; the unknown one's name is the client's text and is not repeated."""
         if isinstance(values, dict) and not values.keys() <= cls.model_fields.keys():
             known = ", ".join(cls.model_fields)

@@ -1,0 +1,71 @@
+"""Pooled logits and labels -> a calibration map and a threshold. Sees the calibration split only."""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold
+
+from offline.metrics import brier
+from probes.calibration import Calibration
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def fit_platt(logits: Floats, labels: Ints) -> Calibration:
+    """Platt scaling: a logistic regression on one number, unregularised.
+
+    Raises:
+        ValueError: One class is missing, or a higher logit does not mean more hallucinations.
+    """
+    _check(logits, labels)
+    scale = logits.std() or 1.0
+    model = LogisticRegression(C=1e6).fit(logits[:, None] / scale, labels)
+    slope = float(model.coef_[0, 0] / scale)
+    if slope <= 0:
+        raise ValueError("on the calibration split a higher logit goes with fewer hallucinations: the probe does not work")
+    return Calibration("platt", slope=slope, offset=float(model.intercept_[0]))
+
+
+def fit_isotonic(logits: Floats, labels: Ints) -> Calibration:
+    """Isotonic regression, kept as its corner points; risks stay off 0 and 1 by the rule of succession."""
+    _check(logits, labels)
+    model = IsotonicRegression(out_of_bounds="clip").fit(logits, labels)
+    floor = 1.0 / (len(labels) + 2)
+    x, first = np.unique(model.X_thresholds_, return_index=True)
+    y = np.clip(model.y_thresholds_[first], floor, 1 - floor)
+    return Calibration("isotonic", points=tuple(zip(x.tolist(), y.tolist(), strict=True)))
+
+
+def choose_calibration(logits: Floats, labels: Ints, *, seed: int) -> tuple[Calibration, dict[str, float]]:
+    """The kind with the lower cross-validated Brier score, fitted on everything; Platt on a tie.
+
+    Returns:
+        The map, and the cross-validated Brier score of each kind.
+    """
+    fits = {"platt": fit_platt, "isotonic": fit_isotonic}
+    folds = list(KFold(5, shuffle=True, random_state=seed).split(logits))
+    scores = {
+        kind: float(np.mean([brier(fit(logits[a], labels[a]).risks(logits[b]), labels[b]) for a, b in folds]))
+        for kind, fit in fits.items()
+    }
+    kind = min(fits, key=lambda name: (scores[name], name != "platt"))
+    return fits[kind](logits, labels), scores
+
+
+def choose_threshold(risks: Floats, labels: Ints) -> float:
+    """The risk that best separates the classes when both weigh the same (largest balanced accuracy)."""
+    cuts = np.unique(risks)
+    cuts = (cuts[:-1] + cuts[1:]) / 2
+    if not len(cuts):
+        raise ValueError("all calibration risks are equal: the probe says nothing")
+    balanced = [(risks[labels == 1] >= cut).mean() + (risks[labels == 0] < cut).mean() for cut in cuts]
+    return float(np.clip(cuts[int(np.argmax(balanced))], 1e-6, 1 - 1e-6))
+
+
+def _check(logits: Floats, labels: Ints) -> None:
+    if len(set(labels.tolist())) < 2:
+        raise ValueError("the calibration rows hold one class only: ask more questions, or lower --agreement")
+    if not np.isfinite(logits).all():
+        raise ValueError("calibration logits are not finite")

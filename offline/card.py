@@ -1,0 +1,148 @@
+"""The probe's card: what it is, how it was made and what it reached, as Markdown for people."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from probes.artifact import ProbeArtifact
+
+METRICS = {"auroc": "AUROC", "recall_at_10_fpr": "recall at 10% FPR", "aurc": "AURC"}
+
+
+def render_card(artifact: ProbeArtifact) -> str:
+    """README.md of an artifact; every number comes from `artifact.card`."""
+    probe, card = artifact.probe, artifact.card
+    training, neurons = card["training"], card["neurons"]
+    parts = [
+        f"# {probe.name} {probe.version}",
+        f"H-neuron probe for **{artifact.model.name or artifact.model.architecture}** "
+        f"({artifact.model.architecture}, {len(artifact.model.widths)} layers, {neurons['of']:,} neurons), "
+        f"made on {card['created']}.",
+        _facts(artifact),
+        "## How it was trained",
+        _training(training),
+        "## What it reaches",
+        "Intervals are 95% percentile bootstraps (1,000 resamples within each class). No answer string of the test rows "
+        f"stands in the training rows (shared: {training['shared_answers_train_test']}).",
+        *(_evidence(split, evidence) for split, evidence in card["evidence"].items()),
+        "## H-neurons by layer",
+        _table(
+            ["layer", "H-neurons"], ([str(layer), str(count)] for layer, count in neurons["h_neurons_by_layer"].items())
+        ),
+        "## How the fit was chosen",
+        "Cross-validated on the training rows, folds disjoint by answer string; the smallest probe within one standard error "
+        "of the best.",
+        _grid(card["selection"], training),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(artifact: ProbeArtifact) -> str:
+    probe, neurons = artifact.probe, artifact.card["neurons"]
+    facts = {
+        "selected neurons (weight not 0)": neurons["selected"],
+        "H-neurons (weight > 0)": f"{neurons['h_neurons']} = {neurons['per_mille']} per mille",
+        "position rule": probe.position,
+        "locator": probe.locator,
+        "threshold (risk)": f"{probe.threshold:.3f}",
+        "calibration": artifact.card["calibration"]["kind"],
+        "features taken in": artifact.model.dtype,
+    }
+    return _table(["", ""], ([key, str(value)] for key, value in facts.items()))
+
+
+def _training(training: dict[str, Any]) -> str:
+    rows = training["rows"]
+    facts = {
+        "sources": ", ".join(training["sources"]),
+        "prompt": training["prompt"],
+        "consistency filter": f"{training['sampling']}; kept where at least {training['agreement']:.0%} agree",
+        "labels": f"judge: {training['judge']}; balanced within source and relation",
+        "answer tokens": training["spans"],
+        "fit": f"L1, {training['mode']}, C = {training['C']}, "
+        f"{'standardised' if training['standardised'] else 'raw'} CETT, "
+        f"optimality breach {training['optimality_breach']:.1e}",
+        "seed": training["seed"],
+    }
+    splits = [
+        [split, str(counts.get("faithful", 0)), str(counts.get("hallucinated", 0))]
+        for split, counts in rows.items()
+        if "by source" not in split
+    ]
+    by_source = [
+        [split.removesuffix(" by source"), ", ".join(f"{source} {count}" for source, count in sorted(counts.items()))]
+        for split, counts in rows.items()
+        if "by source" in split
+    ]
+    return "\n\n".join(
+        [
+            _table(["", ""], ([key, str(value)] for key, value in facts.items())),
+            _table(["split", "faithful", "hallucinated"], splits),
+            _table(["split", "rows by source"], by_source),
+        ]
+    )
+
+
+def _evidence(split: str, evidence: dict[str, Any]) -> str:
+    counts, risk, random = evidence["rows"], evidence["risk"], evidence["random neurons"]
+    kind = "unfiltered, one greedy answer a question, natural rate" if "unfiltered" in split else "consistency-filtered"
+    methods = [
+        [name, *(_triple(values[metric]) for metric in METRICS)] for name, values in evidence["methods"].items()
+    ]
+    methods.append(
+        [f"random neurons, 10 sets (mean, range)", f"{random['mean']:.3f} [{random['low']:.3f}, {random['high']:.3f}]", "", ""]
+    )
+    return "\n\n".join(
+        [
+            f"### {split} ({kind}): {counts['faithful']} faithful, {counts['hallucinated']} hallucinated",
+            _table(["score", *METRICS.values()], methods),
+            _table(["AUROC gained", ""], ([name, _triple(value)] for name, value in evidence["differences"].items())),
+            _table(
+                ["risk", ""],
+                [
+                    ["accuracy at the threshold", _triple(risk["accuracy_at_threshold"])],
+                    ["expected calibration error", _triple(risk["ece"])],
+                    ["Brier score", _triple(risk["brier"])],
+                    ["share flagged", f"{risk['flagged']:.3f}"],
+                ],
+            ),
+            _table(
+                ["source", "AUROC of the probe", "faithful", "hallucinated"],
+                (
+                    [source, _triple(found["auroc"]), str(found["faithful"]), str(found["hallucinated"])]
+                    for source, found in evidence["auroc_by_source"].items()
+                ),
+            ),
+            "Rank correlation of the logit with response length: "
+            + ", ".join(f"{value:+.2f} among {name}" for name, value in evidence["length_correlation"].items())
+            + ".",
+        ]
+    )
+
+
+def _grid(selection: list[dict[str, Any]], training: dict[str, Any]) -> str:
+    def row(candidate: dict[str, Any]) -> list[str]:
+        is_chosen = all(
+            candidate[theirs] == training[ours]
+            for theirs, ours in (("mode", "mode"), ("C", "C"), ("is_standardised", "standardised"))
+        )
+        return [
+            candidate["mode"] + (" *" if is_chosen and candidate["position"] == training["position"] else ""),
+            candidate["position"],
+            "standardised" if candidate["is_standardised"] else "raw",
+            str(candidate["C"]),
+            f"{candidate['auroc']:.3f} ({candidate['standard_error']:.3f})",
+            f"{candidate['n_selected']:.0f}",
+            f"{candidate['n_h_neurons']:.0f}",
+        ]
+
+    header = ["mode", "position", "CETT", "C", "AUROC (s.e.)", "selected", "H-neurons"]
+    return _table(header, (row(candidate) for candidate in selection)) + "\n\n\\* shipped"
+
+
+def _triple(value: list[float]) -> str:
+    return f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]"
+
+
+def _table(header: list[str], rows: Iterable[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])

@@ -1,0 +1,112 @@
+"""Verdicts -> labelled responses: the consistency filter, answer-disjoint splits, and balance within source and group.
+
+The response that is kept of a question is its greedy one, and only where its own verdict agrees with the label. Splits are
+made by the normalised first answer, so no answer string stands in two of them.
+"""
+
+import hashlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from offline.judge import find_consistency, split_judgeable
+from offline.normalise import split_words
+from offline.records import Judgement, Label, LabelledResponse, Question
+
+SPLITS = {"train": 0.54, "calibration": 0.10, "test": 0.36}
+"""Share of the answer strings in each split."""
+
+LABEL_OF = {"right": "faithful", "wrong": "hallucinated"}
+
+
+def answers_key(question: Question) -> str:
+    """What splits are disjoint by: the normalised first answer; a made-up entity has none and stands for itself."""
+    if not question.answers:
+        return question.question_id
+    return " ".join(word.key for word in split_words(question.answers[0]))
+
+
+def split_of(key: str, seed: int) -> str:
+    """The split of an answer string; depends on nothing else, so more questions never move old ones."""
+    share = int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "big") / 2**64
+    for split, width in SPLITS.items():
+        if share < width:
+            return split
+        share -= width
+    return "test"
+
+
+def label_responses(
+    questions: Sequence[Question],
+    greedy: Mapping[str, Judgement],
+    samples: Mapping[str, Sequence[Judgement]],
+    *,
+    agreement: float,
+    seed: int,
+    unfiltered: int,
+) -> list[LabelledResponse]:
+    """All rows that the later stages use.
+
+    Args:
+        questions: Every question that was asked.
+        greedy: Its greedy verdict.
+        samples: Verdicts of its temperature samples, where any were drawn.
+        agreement: Share of equal verdicts that keeps a question, in (0, 1].
+        seed: Of splits and of the balancing draw.
+        unfiltered: Most unfiltered rows in each of the calibration and test splits.
+
+    Returns:
+        Filtered rows balanced within (split, source, group), split `train`, `calibration` or `test`; then unfiltered
+        rows at their natural rate, split `unfiltered-calibration` or `unfiltered-test`.
+    """
+    judgeable, _ = split_judgeable(questions)
+    filtered: dict[tuple[str, str, str], dict[Label, list[LabelledResponse]]] = defaultdict(lambda: defaultdict(list))
+    natural: dict[str, list[LabelledResponse]] = defaultdict(list)
+    for question in judgeable:
+        key = answers_key(question)
+        split = split_of(key, seed)
+        verdict = greedy[question.question_id].verdict
+        if verdict not in LABEL_OF:
+            continue
+        label: Label = "faithful" if verdict == "right" else "hallucinated"
+        row = LabelledResponse(question.question_id, 0, label, split, question.source, question.group, float("nan"), key)
+        if split != "train":
+            natural[split].append(row)
+        if question.question_id in samples:
+            found = find_consistency([judgement.verdict for judgement in samples[question.question_id]], agreement)
+            if found.label == label:
+                kept = LabelledResponse(
+                    question.question_id, 0, label, split, question.source, question.group, found.agreement, key
+                )
+                filtered[split, question.source, question.group][label].append(kept)
+    rows: list[LabelledResponse] = []
+    for stratum in sorted(filtered):
+        classes = filtered[stratum]
+        size = min(len(classes["faithful"]), len(classes["hallucinated"]))
+        for name in ("faithful", "hallucinated"):
+            rows += _draw(classes[name], size, f"{seed}/{stratum}/{name}")
+    for split in sorted(natural):
+        drawn = _draw(natural[split], unfiltered, f"{seed}/unfiltered/{split}")
+        rows += [_renamed(row, f"unfiltered-{split}") for row in drawn]
+    return rows
+
+
+def count_rows(rows: Iterable[LabelledResponse]) -> dict[str, dict[str, int]]:
+    """Rows by split and label, and by split and source, for manifests and cards."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        counts[row.split][row.label] += 1
+        counts[f"{row.split} by source"][row.source] += 1
+    return {split: dict(counter) for split, counter in counts.items()}
+
+
+def _draw(rows: list[LabelledResponse], size: int, key: str) -> list[LabelledResponse]:
+    ordered = sorted(rows, key=lambda row: row.question_id)
+    random.Random(key).shuffle(ordered)  # noqa: S311
+    return ordered[:size]
+
+
+def _renamed(row: LabelledResponse, split: str) -> LabelledResponse:
+    return LabelledResponse(
+        row.question_id, row.sample, row.label, split, row.source, row.group, row.agreement, row.answers_key
+    )

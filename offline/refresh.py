@@ -1,0 +1,267 @@
+"""The text stages of a refresh: questions, greedy, samples, verdicts, labels, spans. Each takes the run and returns its rows."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from offline.asking import ask_greedy, ask_samples, pick_questions
+from offline.chat_client import ChatSettings
+from offline.judge import AliasJudge, Judge
+from offline.judge_openai import OpenAIJudge
+from offline.label import answers_key, count_rows, label_responses, split_of
+from offline.label_spans import ShortAnswerLabeller, find_alias, label_spans
+from offline.questions import load_questions
+from offline.records import Judgement, LabelledResponse, Question, Response, SpanRow
+from offline.sample import PAPER_SAMPLING, Sampler
+from offline.span_openai import OpenAILabeller
+from offline.stages import Stage, fingerprint
+from probes.models import load_model, load_tokenizer, resolve_model
+from probes.prompts import ANSWER_ONLY, encode_prompt
+from probes.spans import locate_answer, token_offsets
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a refresh is asked to do; the command line's nouns."""
+
+    model: str
+    questions: tuple[str, ...]
+    out: Path
+    limit: int | None = None
+    """Most questions a source."""
+    seed: int = 0
+    samples: int = 10
+    """Temperature samples of a question that matters."""
+    agreement: float = 1.0
+    """Share of the samples with equal verdicts that keeps a question; the paper's 10 of 10 is 1.0."""
+    wrong_per_right: float = 1.1
+    """Wrong questions asked again for each right one of the same source and group; fewer do where few right answers are
+    consistent, since the classes are balanced afterwards."""
+    max_tokens: int = 50
+    batch_rows: int = 128
+    dtype: str = "auto"
+    """Of the features and the golden trace."""
+    sampling_dtype: str = "auto"
+    device: str = "auto"
+    judge: str = "alias"
+    """`alias`, or the name of a model behind an OpenAI-compatible endpoint."""
+    sentences: bool = False
+    """Ask without "answer only", so that the model answers in sentences."""
+    spans: str = "lexical"
+    """`lexical`, `alias`, `short-answer` or `openai`."""
+    endpoint: str | None = None
+    """Base address of the OpenAI-compatible endpoint; its key is read from the environment."""
+    max_per_mille: float = 1.0
+    """Most H-neurons per thousand neurons that the grid may choose."""
+    unfiltered: int = 1000
+    """Most unfiltered rows in each of calibration and test."""
+
+
+class Run:
+    """A refresh under way: its configuration, and the model, loaded when first needed."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.out = config.out
+        self._loaded: tuple[str, nn.Module] | None = None
+
+    @cached_property
+    def folder(self) -> Path:
+        """The model's local folder."""
+        return resolve_model(self.config.model)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return load_tokenizer(self.folder)
+
+    def model(self, dtype: str) -> nn.Module:
+        """The model in a dtype; the one loaded last is kept."""
+        if self._loaded is None or self._loaded[0] != dtype:
+            self._loaded = None
+            self._loaded = (dtype, load_model(self.folder, dtype=dtype, device=self.config.device))
+        return self._loaded[1]
+
+    def encode(self, question: Question, *, sentences: bool | None = None) -> list[int]:
+        """Prompt token ids of a question, in the run's style or the one named."""
+        plain = self.config.sentences if sentences is None else sentences
+        return encode_prompt(self.tokenizer, question.question + ("" if plain else ANSWER_ONLY))
+
+    def sampler(self, *, sentences: bool | None = None) -> Sampler:
+        """A sampler that asks in the run's style or the one named."""
+        c = self.config
+        return Sampler(
+            self.model(c.sampling_dtype),
+            self.tokenizer,
+            lambda question: self.encode(question, sentences=sentences),
+            seed=c.seed,
+            max_tokens=c.max_tokens,
+            max_rows=c.batch_rows,
+        )
+
+    @property
+    def sampling_settings(self) -> dict[str, Any]:
+        """What decides sampled rows, beside the questions."""
+        c = self.config
+        return {
+            "model": c.model,
+            "seed": c.seed,
+            "max_tokens": c.max_tokens,
+            "dtype": c.sampling_dtype,
+            "sentences": c.sentences,
+        }
+
+
+def read_questions(run: Run) -> tuple[list[Question], str]:
+    """Stage 1. The questions, kept in the run so that it does not depend on files that may change."""
+    c = run.config
+    settings = {"questions": list(c.questions), "limit": c.limit, "seed": c.seed}
+    stage: Stage[Question] = Stage(run.out, "questions", Question, settings)
+    if not stage.is_complete:
+        rows = load_questions(c.questions, limit=c.limit, seed=c.seed)
+        with stage:
+            stage.append(rows)
+        stage.finish(questions=len(rows))
+    return list(stage.rows()), stage.fingerprint
+
+
+def sample_greedy(run: Run, questions: Sequence[Question], upstream: str) -> tuple[list[Response], str]:
+    """Stage 2. A greedy answer to every question."""
+    stage: Stage[Response] = Stage(run.out, "greedy", Response, {**run.sampling_settings, "questions": upstream})
+    if not stage.is_complete:
+        ask_greedy(stage, questions, run.sampler())
+    return list(stage.rows()), stage.fingerprint
+
+
+def sample_again(
+    run: Run, questions: Sequence[Question], greedy: Sequence[Response], upstream: str
+) -> tuple[list[Response], str]:
+    """Stage 3. Temperature samples of the questions that can still matter."""
+    c = run.config
+    by_id = {question.question_id: question for question in questions}
+    verdicts = AliasJudge().judge_all([(by_id[row.question_id], row) for row in greedy])
+    first = {row.question_id: row.verdict for row in verdicts}
+    settings = {
+        **run.sampling_settings,
+        "greedy": upstream,
+        "samples": c.samples,
+        "agreement": c.agreement,
+        "wrong_per_right": c.wrong_per_right,
+        "sampling": str(PAPER_SAMPLING),
+    }
+    stage: Stage[Response] = Stage(run.out, "samples", Response, settings)
+    if not stage.is_complete:
+        picked = pick_questions(questions, first, surplus=c.wrong_per_right, seed=c.seed)
+        ask_samples(stage, picked, first, run.sampler(), n=c.samples, agreement=c.agreement)
+    return list(stage.rows()), stage.fingerprint
+
+
+def judge(
+    run: Run, questions: Sequence[Question], greedy: Sequence[Response], samples: Sequence[Response], upstream: str
+) -> tuple[list[Judgement], str]:
+    """Stage 4. A verdict on every response; another judge than `alias` sees those that can become rows."""
+    c = run.config
+    stage: Stage[Judgement] = Stage(run.out, "verdicts", Judgement, {"judge": c.judge, "samples": upstream})
+    if not stage.is_complete:
+        by_id = {question.question_id: question for question in questions}
+        judged: Judge = AliasJudge()
+        rows = [*greedy, *samples]
+        if c.judge != "alias":
+            judged = OpenAIJudge(_chat(c, c.judge), run.out / "judge-cache.jsonl")
+            sampled = {row.question_id for row in samples}
+            unfiltered = {row.question_id for row in unfiltered_candidates(run, questions)}
+            rows = [row for row in rows if row.question_id in sampled | unfiltered]
+        verdicts = judged.judge_all([(by_id[row.question_id], row) for row in rows])
+        with stage:
+            stage.append(verdicts)
+        stage.finish(responses=len(verdicts), unjudged=sum(row.verdict == "unjudged" for row in verdicts))
+    return list(stage.rows()), stage.fingerprint
+
+
+def unfiltered_candidates(run: Run, questions: Sequence[Question]) -> list[Question]:
+    """Questions of the calibration and test splits from which unfiltered rows may be drawn: enough, in drawn order."""
+    wanted = [q for q in questions if split_of(answers_key(q), run.config.seed) != "train"]
+    wanted.sort(key=lambda q: fingerprint([run.config.seed, q.question_id]))
+    return wanted[: run.config.unfiltered * 4]
+
+
+def label(
+    run: Run, questions: Sequence[Question], verdicts: Sequence[Judgement], upstream: str
+) -> tuple[list[LabelledResponse], str]:
+    """Stage 5. The consistency filter, the splits, the balance."""
+    c = run.config
+    settings = {"verdicts": upstream, "agreement": c.agreement, "seed": c.seed, "unfiltered": c.unfiltered}
+    stage: Stage[LabelledResponse] = Stage(run.out, "labels", LabelledResponse, settings)
+    if not stage.is_complete:
+        greedy = {row.question_id: row for row in verdicts if row.sample == 0}
+        samples: dict[str, list[Judgement]] = defaultdict(list)
+        for row in verdicts:
+            if row.sample:
+                samples[row.question_id].append(row)
+        whole = {key: rows for key, rows in samples.items() if len(rows) == c.samples}
+        known = [question for question in questions if question.question_id in greedy]
+        rows = label_responses(known, greedy, whole, agreement=c.agreement, seed=c.seed, unfiltered=c.unfiltered)
+        with stage:
+            stage.append(rows)
+        stage.finish(**count_rows(rows))
+    return list(stage.rows()), stage.fingerprint
+
+
+def mark_spans(
+    run: Run, labels: Sequence[LabelledResponse], questions: Sequence[Question], greedy: Sequence[Response], upstream: str
+) -> tuple[list[SpanRow], str]:
+    """Stage 6. The answer tokens of every labelled response; a response may have several spans, or none."""
+    c = run.config
+    stage: Stage[SpanRow] = Stage(run.out, "spans", SpanRow, {"labels": upstream, "spans": c.spans})
+    if not stage.is_complete:
+        by_id = {question.question_id: question for question in questions}
+        answers = {row.question_id: row for row in greedy}
+        ids = list(dict.fromkeys(row.question_id for row in labels))
+        rows, missing = find_spans(run, [(by_id[key], answers[key]) for key in ids])
+        with stage:
+            stage.append(rows)
+        stage.finish(responses=len(ids), spans=len(rows), without=missing)
+    return list(stage.rows()), stage.fingerprint
+
+
+def find_spans(run: Run, pairs: Sequence[tuple[Question, Response]]) -> tuple[list[SpanRow], dict[str, int]]:
+    """Spans by the configured method, and how many responses have none, by reason."""
+    c = run.config
+    if c.spans == "lexical":
+        rows = []
+        for question, response in pairs:
+            offsets = token_offsets(run.tokenizer, response.token_ids)
+            for span in locate_answer(question.question, response.text, offsets):
+                rows.append(SpanRow(response.question_id, response.sample, span.start, span.end, "lexical"))
+        return rows, {"no span": len(pairs) - len({row.question_id for row in rows})}
+    if c.spans == "openai":
+        labeller = OpenAILabeller(_chat(c, c.judge), run.out / "span-cache.jsonl")
+        labeller.ask_all(pairs)
+        found = label_spans(pairs, run.tokenizer, labeller, c.spans)
+    elif c.spans == "short-answer":
+        found = label_spans(pairs, run.tokenizer, ShortAnswerLabeller(_short_answers(run, pairs)), c.spans)
+    else:
+        found = label_spans(pairs, run.tokenizer, find_alias, c.spans)
+    return found.rows, dict(found.unlabelled)
+
+
+def _short_answers(run: Run, pairs: Sequence[tuple[Question, Response]]) -> dict[str, str]:
+    """Answer-only greedy answers to the same questions, as a stage of their own."""
+    if not run.config.sentences:
+        raise ValueError("--spans short-answer finds short answers again in sentence answers: give --sentences too")
+    settings = {**run.sampling_settings, "sentences": False, "rows": fingerprint([q.question_id for q, _ in pairs])}
+    stage: Stage[Response] = Stage(run.out, "short-answers", Response, settings)
+    if not stage.is_complete:
+        ask_greedy(stage, [question for question, _ in pairs], run.sampler(sentences=False))
+    return {row.question_id: row.text for row in stage.rows()}
+
+
+def _chat(config: RunConfig, model: str) -> ChatSettings:
+    if model == "alias":
+        raise ValueError("--spans openai needs --judge MODEL and --endpoint ADDRESS")
+    return ChatSettings(model=model, base_url=config.endpoint)

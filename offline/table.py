@@ -1,0 +1,74 @@
+"""The labelled rows with their features, as arrays; what fitting, calibrating and evaluating read."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offline.extract import FeatureStore, Passage, extract
+from offline.records import LabelledResponse, Response, SpanRow
+from offline.refresh import Question, Run
+from probes.reducing_tap import ReducingTap
+from probes.spans import AnswerSpan
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Table:
+    """R labelled responses with features."""
+
+    rows: tuple[LabelledResponse, ...]
+    passages: tuple[Passage, ...]
+    place: Ints
+    """Row of the feature arrays for each labelled row [R]: a response may be a filtered and an unfiltered row."""
+    groups: dict[str, NDArray[np.float16]]
+    """Memory maps [responses, neurons], one a token group; index them with `place`."""
+    signals: dict[str, Floats]
+    """Free signals [R]."""
+
+    @property
+    def labels(self) -> Ints:
+        """1 = hallucinated [R]."""
+        return np.array([row.label == "hallucinated" for row in self.rows], dtype=np.int64)
+
+    def in_split(self, split: str) -> Mask:
+        """Which rows are of a split [R]."""
+        return np.array([row.split == split for row in self.rows])
+
+    def features(self, group: str, rows: Mask) -> NDArray[np.float64]:
+        """CETT of some rows, all neurons [n, neurons], float64 in memory."""
+        return np.asarray(self.groups[group][self.place[rows]], dtype=np.float64)
+
+
+def extract_features(
+    run: Run,
+    labels: Sequence[LabelledResponse],
+    spans: Sequence[SpanRow],
+    questions: Sequence[Question],
+    greedy: Sequence[Response],
+    upstream: str,
+) -> Table:
+    """Stage 7. Features of every labelled response that has a span."""
+    by_id = {question.question_id: question for question in questions}
+    answers = {row.question_id: row for row in greedy}
+    spans_of: dict[str, list[AnswerSpan]] = defaultdict(list)
+    for span in spans:
+        spans_of[span.question_id].append(AnswerSpan(span.token_start, span.token_end))
+    keys = [key for key in dict.fromkeys(row.question_id for row in labels) if key in spans_of]
+    passages = [
+        Passage(key, tuple(run.encode(by_id[key])), answers[key].token_ids, tuple(spans_of[key])) for key in keys
+    ]
+    model = run.model(run.config.dtype)
+    settings = {"spans": upstream, "dtype": str(next(model.parameters()).dtype)}
+    store = FeatureStore(run.out / "features", keys, sum(ReducingTap(model).widths), settings)
+    extract(model, passages, store)
+    at = {key: place for place, key in enumerate(keys)}
+    kept = tuple(row for row in labels if row.question_id in at)
+    place = np.array([at[row.question_id] for row in kept], dtype=np.int64)
+    signals = {name: np.asarray(store.signals[place, number]) for number, name in enumerate(store.signal_names)}
+    return Table(kept, tuple(passages), place, store.groups, signals)

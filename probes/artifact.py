@@ -1,0 +1,271 @@
+"""Probe artifact: a folder with everything a probe needs, bound to its model. Loading one executes nothing.
+
+    probe.json          schema version, probe, model fingerprint, card
+    probe.safetensors   neurons, weights, norms, golden trace
+    README.md           the card, for people
+
+`save` writes the folder whole or not at all. `check_model` and `check_golden` are what stands between a wrong model, a
+changed layer or a silent hook and a score that looks right.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import nn
+
+from probes.architectures import layer_widths
+from probes.calibration import Calibration
+from probes.neurons import NeuronSet
+from probes.probe import Probe
+from probes.tap import HeadTap
+
+SCHEMA_VERSION = 1
+
+
+class ArtifactError(ValueError):
+    """The folder is not a probe artifact that this version can read."""
+
+
+class ModelMismatchError(ValueError):
+    """The probe was trained on another model than the one that is loaded."""
+
+
+@dataclass(frozen=True)
+class ModelFingerprint:
+    """What a probe remembers of its model."""
+
+    architecture: str
+    widths: tuple[int, ...]
+    hidden_size: int
+    vocabulary_size: int
+    tokenizer_sha256: str
+    """Of the tokenizer's vocabulary and merges."""
+    chat_template_sha256: str
+    """"" where the model has no template."""
+    name: str = ""
+    """The reference it was trained with; for people, never compared."""
+    dtype: str = "float32"
+    """In which the features were taken; for people, never compared."""
+
+
+@dataclass(frozen=True)
+class GoldenTrace:
+    """Token sequences and the scores they must give."""
+
+    prompt_ids: tuple[tuple[int, ...], ...]
+    response_ids: tuple[tuple[int, ...], ...]
+    scores: tuple[NDArray[np.float32], ...]
+    """Head scores of the response tokens in float32, aligned by the probe's position rule."""
+
+
+@dataclass(frozen=True)
+class ProbeArtifact:
+    """A probe with its model binding, its golden trace and its card."""
+
+    probe: Probe
+    model: ModelFingerprint
+    golden: GoldenTrace
+    card: dict[str, Any] = field(default_factory=dict)
+    """Evidence: how it was trained and what it reached."""
+    sha256: str = ""
+    """Of probe.json and probe.safetensors together; set by `save_artifact` and `load_artifact`."""
+
+
+def fingerprint_model(model: nn.Module, tokenizer: Any, *, name: str = "") -> ModelFingerprint:
+    """What identifies a loaded model to a probe."""
+    template = tokenizer.chat_template or ""
+    return ModelFingerprint(
+        architecture=type(model).__name__,
+        widths=layer_widths(model),
+        hidden_size=int(model.config.hidden_size),
+        vocabulary_size=int(model.config.vocab_size),
+        tokenizer_sha256=_sha256(_tokenizer_bytes(tokenizer)),
+        chat_template_sha256=_sha256(str(template).encode()) if template else "",
+        name=name,
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+    )
+
+
+def check_model(artifact: ProbeArtifact, model: nn.Module, tokenizer: Any) -> None:
+    """Refuse a model that the probe was not trained on.
+
+    Compared: architecture, layer widths, sizes, tokenizer, chat template, and the norms of the selected columns of W_down,
+    with a tolerance for another dtype or light quantisation (2%).
+
+    Raises:
+        ModelMismatchError: Naming what differs.
+    """
+    found = fingerprint_model(model, tokenizer)
+    for name in ("architecture", "widths", "hidden_size", "vocabulary_size", "tokenizer_sha256", "chat_template_sha256"):
+        expected, actual = getattr(artifact.model, name), getattr(found, name)
+        if expected != actual:
+            raise ModelMismatchError(
+                f"probe {artifact.probe.name} was trained on {artifact.model.name or 'another model'}: {name} is "
+                f"{_brief(expected)} there and {_brief(actual)} in the loaded model; load that model, or train a probe "
+                "for this one with offline/train_probe.py"
+            )
+    norms = HeadTap(model, artifact.probe.neurons).norms.cpu().numpy()
+    apart = np.abs(norms / artifact.probe.norms - 1)
+    if apart.max() > 0.02:
+        at = int(apart.argmax())
+        layer, j = int(artifact.probe.neurons.layer[at]), int(artifact.probe.neurons.index[at])
+        raise ModelMismatchError(
+            f"probe {artifact.probe.name}: the weights differ from those it was trained on: neuron {j} of layer {layer} has "
+            f"column norm {norms[at]:.5g}, expected {artifact.probe.norms[at]:.5g}"
+        )
+
+
+def golden_error(artifact: ProbeArtifact, scores: Sequence[NDArray[np.floating]]) -> float:
+    """Largest departure of an engine's scores from the golden trace, over the trace's standard deviation.
+
+    Args:
+        artifact: The artifact.
+        scores: The engine's head scores of the golden sequences, aligned by the probe's position rule.
+
+    Returns:
+        The error; inf where a score is missing or not finite.
+    """
+    expected = np.concatenate(artifact.golden.scores).astype(np.float64)
+    actual = np.concatenate([np.asarray(row, dtype=np.float64) for row in scores]) if scores else np.zeros(0)
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return float("inf")
+    return float(np.abs(actual - expected).max() / expected.std())
+
+
+GOLDEN_TOLERANCE = {"float32": 2e-3, "float64": 2e-3, "bfloat16": 0.35, "float16": 0.1}
+"""Largest `golden_error` by the engine's dtype; a shifted layer, wrong row or dead hook is off by 1 or more."""
+
+
+def save_artifact(folder: Path, artifact: ProbeArtifact, readme: str) -> ProbeArtifact:
+    """Write an artifact folder; it appears whole.
+
+    Args:
+        folder: Must not exist yet.
+        artifact: What to write.
+        readme: The card as Markdown.
+
+    Returns:
+        The artifact with its sha256.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists: artifacts are never overwritten, choose another version")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    probe = artifact.probe
+    arrays = {
+        "layer": probe.neurons.layer,
+        "index": probe.neurons.index,
+        "weights": probe.weights,
+        "norms": probe.norms,
+        "golden_scores": np.concatenate(artifact.golden.scores).astype(np.float32),
+        "golden_prompt_ids": np.concatenate([np.asarray(ids, np.int64) for ids in artifact.golden.prompt_ids]),
+        "golden_response_ids": np.concatenate([np.asarray(ids, np.int64) for ids in artifact.golden.response_ids]),
+        "golden_prompt_lengths": np.asarray([len(ids) for ids in artifact.golden.prompt_ids]),
+        "golden_response_lengths": np.asarray([len(ids) for ids in artifact.golden.response_ids]),
+    }
+    tensors = save(arrays)
+    described = {
+        "schema_version": SCHEMA_VERSION,
+        "tensors_sha256": _sha256(tensors),
+        "probe": {
+            "name": probe.name,
+            "version": probe.version,
+            "intercept": probe.intercept,
+            "position": probe.position,
+            "threshold": probe.threshold,
+            "locator": probe.locator,
+            "calibration": asdict(probe.calibration),
+        },
+        "model": asdict(artifact.model),
+        "card": artifact.card,
+    }
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        made = Path(scratch) / "artifact"
+        made.mkdir()
+        (made / "probe.safetensors").write_bytes(tensors)
+        (made / "probe.json").write_text(json.dumps(described, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (made / "README.md").write_text(readme, encoding="utf-8")
+        os.rename(made, folder)
+    return load_artifact(folder)
+
+
+def load_artifact(folder: Path) -> ProbeArtifact:
+    """Read an artifact folder.
+
+    Raises:
+        ArtifactError: Missing or damaged files, another schema version, or values that make no probe.
+    """
+    try:
+        text = (folder / "probe.json").read_bytes()
+        tensors = (folder / "probe.safetensors").read_bytes()
+        described = json.loads(text)
+    except (OSError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{folder} is not a probe artifact: {error}") from error
+    version = described.get("schema_version") if isinstance(described, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ArtifactError(f"{folder}: schema version {version}, this hguard reads {SCHEMA_VERSION}")
+    if described.get("tensors_sha256") != _sha256(tensors):
+        raise ArtifactError(f"{folder}: probe.safetensors is not the file that probe.json was written with")
+    try:
+        arrays = load(tensors)
+        model = ModelFingerprint(**{**described["model"], "widths": tuple(described["model"]["widths"])})
+        return ProbeArtifact(
+            probe=_probe(described["probe"], model.widths, arrays),
+            model=model,
+            golden=_golden(arrays),
+            card=described["card"],
+            sha256=_sha256(text + tensors),
+        )
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise ArtifactError(f"{folder}: {type(error).__name__}: {error}") from error
+
+
+def _probe(described: dict[str, Any], widths: tuple[int, ...], arrays: dict[str, NDArray[Any]]) -> Probe:
+    calibration = dict(described["calibration"])
+    calibration["points"] = tuple((float(x), float(y)) for x, y in calibration["points"])
+    return Probe(
+        **{**described, "calibration": Calibration(**calibration)},
+        neurons=NeuronSet(widths, arrays["layer"], arrays["index"]),
+        weights=arrays["weights"],
+        norms=arrays["norms"],
+    )
+
+
+def _golden(arrays: dict[str, NDArray[Any]]) -> GoldenTrace:
+    prompts = _split(arrays["golden_prompt_ids"], arrays["golden_prompt_lengths"])
+    responses = _split(arrays["golden_response_ids"], arrays["golden_response_lengths"])
+    return GoldenTrace(
+        prompt_ids=tuple(tuple(row.tolist()) for row in prompts),
+        response_ids=tuple(tuple(row.tolist()) for row in responses),
+        scores=tuple(_split(arrays["golden_scores"], arrays["golden_response_lengths"])),
+    )
+
+
+def _split(flat: NDArray[Any], lengths: NDArray[np.integer]) -> list[NDArray[Any]]:
+    if int(lengths.sum()) != len(flat):
+        raise ValueError("golden trace lengths do not add up")
+    return np.split(flat, np.cumsum(lengths)[:-1])
+
+
+def _tokenizer_bytes(tokenizer: Any) -> bytes:
+    return json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=False).encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+

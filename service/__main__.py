@@ -1,0 +1,76 @@
+"""`python -m service`: read the settings, load, serve. What is wrong is said in one line, with exit code 2."""
+
+import argparse
+import logging
+import math
+import socket
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+from sse_starlette.sse import AppStatus
+
+from service.app import create_app
+from service.loading import StartupError
+from service.settings import Settings, SettingsError, describe_settings, read_settings
+from service.version import VERSION
+
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Serve a model with its hallucination guard. Settings are environment variables, or lines of .env:",
+        epilog=describe_settings(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"hguard {VERSION}")
+    parser.parse_args(arguments)
+    try:
+        settings = read_settings()
+        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        listener = bind(settings)
+        app = create_app(settings)
+        app.state.lifecycle.prepare()
+    except (SettingsError, StartupError) as error:
+        sys.stderr.write(f"hguard: {error}\n")
+        return EXIT_USAGE
+    # sse-starlette would cut every stream at the first signal; uvicorn lets them finish, for as long as is set below.
+    AppStatus.enable_automatic_graceful_drain = False
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            lifespan="on",
+            log_level=settings.log_level,
+            server_header=False,
+            timeout_graceful_shutdown=math.ceil(settings.drain_s),
+        )
+    )
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Take the port before the model is loaded, so that a taken one is found out at once; connections wait for uvicorn.
+
+    Raises:
+        StartupError: The address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise StartupError(
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): "
+            "choose another with HGUARD_HOST and HGUARD_PORT, or stop what uses it"
+        ) from None
+    return listener
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Answer: the outcomes of a request as the body of `POST /generate`; a stream's `done` event is the same body."""
+
+import secrets
+import time
+from collections.abc import Sequence
+
+from service.choice import Outcome
+from service.plan import GenerationPlan
+from service.schemas.generate import Choice, GenerateResponse, Timing, Usage
+
+
+def new_id() -> str:
+    """Name of a served response."""
+    return f"gen-{secrets.token_hex(12)}"
+
+
+def action_of(outcomes: Sequence[Outcome]) -> str:
+    """Choice 0's action."""
+    guard = outcomes[0].choice.guard
+    return guard.action if guard else "none"
+
+
+def assemble(
+    response_id: str,
+    model: str,
+    plans: Sequence[GenerationPlan],
+    outcomes: Sequence[Outcome],
+    choices: Sequence[Choice],
+) -> GenerateResponse:
+    """Put the answer together."""
+    prompt_tokens = len(plans[0].prompt_ids)
+    completion_tokens = sum(len(outcome.generation.response.tokens) for outcome in outcomes)
+    guard = outcomes[0].choice.guard
+    timings = [outcome.timing for outcome in outcomes]
+    return GenerateResponse(
+        id=response_id,
+        model=model,
+        created=int(time.time()),
+        usage=Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+        ),
+        risk=guard.risk if guard else None,
+        choices=list(choices),
+        timing=Timing(
+            queue_s=max(timing.queue_seconds for timing in timings),
+            prefill_s=max(timing.prefill_seconds for timing in timings),
+            decode_s=max(timing.decode_seconds for timing in timings),
+            scoring_s=max(timing.scoring_seconds for timing in timings),
+        ),
+    )

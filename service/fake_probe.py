@@ -1,0 +1,46 @@
+"""The probe that goes with the fake engine: made up, with a golden trace computed from the fake's own formula."""
+
+import numpy as np
+
+from probes.artifact import GoldenTrace, ModelFingerprint, ProbeArtifact
+from probes.calibration import Calibration
+from probes.neurons import NeuronSet
+from probes.positions import PositionRule, first_row
+from probes.probe import Probe
+from service.engines.fake import fake_cett
+
+_WIDTHS = (8, 8)
+
+
+def fake_artifact(*, position: PositionRule = "own", locator: str = "lexical", threshold: float = 0.5) -> ProbeArtifact:
+    """Four neurons of a model that does not exist."""
+    neurons = NeuronSet.from_flat(_WIDTHS, np.asarray([1, 6, 9, 12]))
+    probe = Probe(
+        name="fake",
+        version="0",
+        neurons=neurons,
+        weights=np.asarray([1.5, -0.5, 2.0, -1.0], dtype=np.float32),
+        norms=np.ones(len(neurons), dtype=np.float32),
+        intercept=-1.0,
+        position=position,
+        calibration=Calibration("platt", slope=1.5, offset=0.1),
+        threshold=threshold,
+        locator=locator,
+    )
+    return ProbeArtifact(
+        probe,
+        model=ModelFingerprint(
+            "Fake", _WIDTHS, hidden_size=8, vocabulary_size=257, tokenizer_sha256="", chat_template_sha256=""
+        ),
+        golden=_golden(probe),
+        sha256="0" * 64,
+    )
+
+
+def _golden(probe: Probe) -> GoldenTrace:
+    prompt, response = (10, 20, 30), (40, 50, 60, 70)
+    fed = (prompt[-1], *response)
+    start = len(prompt) - 1
+    rows = range(first_row(probe.position), first_row(probe.position) + len(response))
+    scores = [probe.weights @ fake_cett(fed[row], start + row, len(probe.neurons)) for row in rows]
+    return GoldenTrace((prompt,), (response,), (np.asarray(scores, dtype=np.float32),))

@@ -1,0 +1,21 @@
+"""What the OpenAPI document says of errors."""
+
+from typing import Any
+
+from service.schemas.error import ErrorResponse
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": text}
+    for status, text in {
+        400: "no JSON",
+        404: "another model or probe",
+        413: "too large",
+        415: "not application/json",
+        422: "a field is wrong, or an option is not supported",
+        500: "a defect",
+        503: "not ready, or not scored under fail_closed",
+        504: "timeout_s has passed",
+    }.items()
+}
+
+NOT_READY: dict[int | str, dict[str, Any]] = {503: ERRORS[503]}

@@ -1,0 +1,81 @@
+"""GET /livez, /readyz, /version, /probes, /metrics and /: what runs here and whether it can be used."""
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client.exposition import choose_encoder
+
+from service.routes.dependencies import CurrentLifecycle, CurrentMetrics, CurrentModel
+from service.routes.responses import NOT_READY
+from service.schemas.status import Index, Live, ProbeEntry, ProbeList, Ready, Version
+from service.version import VERSION
+
+router = APIRouter()
+
+
+@router.get("/livez")
+async def livez() -> Live:
+    """The process answers."""
+    return Live()
+
+
+@router.get("/readyz", responses={503: {"model": Ready, "description": "not ready; says why"}})
+async def readyz(lifecycle: CurrentLifecycle, response: Response) -> Ready:
+    """Model and probe are loaded and the golden trace has passed."""
+    reasons = lifecycle.describe()
+    response.status_code = 503 if reasons else 200
+    return Ready(status="not_ready" if reasons else "ready", reasons=reasons)
+
+
+@router.get("/version")
+async def show_version(lifecycle: CurrentLifecycle) -> Version:
+    """What runs, ready or not."""
+    engine = lifecycle.parts.engine if lifecycle.parts else None
+    return Version(
+        version=VERSION,
+        engine=lifecycle.engine_name,
+        model=engine.model_name if engine else lifecycle.settings.model,
+        dtype=engine.dtype if engine else None,
+        device=engine.device if engine else None,
+        python=platform.python_version(),
+        torch=version("torch"),
+        transformers=version("transformers"),
+    )
+
+
+@router.get("/probes", responses=NOT_READY)
+async def list_probes(served: CurrentModel) -> ProbeList:
+    """The probes that can be asked for, with what evaluation found."""
+    artifact, probe = served.artifact, served.probe
+    entry = ProbeEntry(
+        name=probe.name,
+        version=probe.version,
+        sha256=artifact.sha256,
+        state="active",
+        position=probe.position,
+        locator=probe.locator,
+        threshold=probe.threshold,
+        selected_neurons=len(probe.neurons),
+        h_neurons=len(probe.h_neurons),
+        per_mille=probe.per_mille,
+        model=asdict(artifact.model),
+        auroc=artifact.card.get("auroc"),
+        calibration_error=artifact.card.get("ece"),
+        card=artifact.card,
+    )
+    return ProbeList(probes=[entry])
+
+
+@router.get("/metrics", response_class=Response)
+async def show_metrics(request: Request, metrics: CurrentMetrics) -> Response:
+    """Prometheus text."""
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(metrics.registry), headers={"content-type": content_type})
+
+
+@router.get("/")
+async def index() -> Index:
+    """Where to go."""
+    return Index()

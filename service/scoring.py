@@ -1,0 +1,89 @@
+"""Scoring: a given response through the engine and the guard, in one teacher-forced pass."""
+
+import time
+from dataclasses import dataclass
+
+from probes.spans import TextStream
+from service.choice import require_score
+from service.errors import ApiError
+from service.guard import judge
+from service.metrics import Metrics
+from service.plan import GuardPlan, check_length, check_names, encode_request, encode_response, plan_guard
+from service.policy import decide
+from service.report import report_guard
+from service.response import read_scored
+from service.schemas.generate import Timing, Usage
+from service.schemas.score import ScoreRequest, ScoreResponse
+from service.served import ServedModel, probe_label
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePlan:
+    """A checked request."""
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    text: str | None
+    """Where the response ends before its last token's text does; else None."""
+    guard: GuardPlan
+
+
+def plan_score(served: ServedModel, body: ScoreRequest) -> ScorePlan:
+    """Check the request against model and probe.
+
+    Raises:
+        ApiError: As `service.plan` says, or text and token ids are not of one response.
+    """
+    check_names(served, body)
+    prompt_ids = encode_request(served, body)
+    response_ids = encode_response(served, body, prompt_ids)
+    check_length(served, len(prompt_ids), len(response_ids), param="response")
+    text = None
+    if body.response is not None and body.response_token_ids is not None:
+        text = _cut_text(served, response_ids, body.response)
+    return ScorePlan(prompt_ids, response_ids, text, plan_guard(served, body.guard, body.question))
+
+
+async def run_score(served: ServedModel, plan: ScorePlan, metrics: Metrics, response_id: str) -> ScoreResponse:
+    """Score, judge and report.
+
+    Raises:
+        ApiError: The response could not be scored and the policy on errors is fail_closed.
+        EngineError: The engine failed.
+    """
+    guard, probe, began = plan.guard, served.probe, time.perf_counter()
+    scored = await served.engine.score(
+        plan.prompt_ids, plan.response_ids, alpha=guard.alpha, wants_neurons=guard.explains
+    )
+    response = read_scored(served.engine.tokenizer, scored, plan.text, probe.position)
+    judgement = judge(response, probe, question=guard.question, locator=guard.locator, explains=guard.explains)
+    seconds = time.perf_counter() - began
+    metrics.scoring.labels("teacher_forced").observe(seconds)
+    metrics.record_judgement(judgement, probe_label(probe))
+    require_score(judgement, guard.on_error, metrics)
+    action = decide(guard.policy, judgement.risk, guard.threshold)
+    metrics.record_action(action, guard.policy)
+    n_prompt, n_response = len(plan.prompt_ids), len(plan.response_ids)
+    return ScoreResponse(
+        id=response_id,
+        model=served.engine.model_name,
+        created=int(time.time()),
+        usage=Usage(prompt_tokens=n_prompt, completion_tokens=n_response, total_tokens=n_prompt + n_response),
+        risk=judgement.risk,
+        text=response.text,
+        guard=report_guard(served.artifact, guard, response, judgement, action=action, alpha=guard.alpha),
+        timing=Timing(queue_s=0.0, prefill_s=0.0, decode_s=0.0, scoring_s=seconds),
+    )
+
+
+def _cut_text(served: ServedModel, response_ids: tuple[int, ...], text: str) -> str:
+    """The text as it was served: the beginning of what the tokens say, up to somewhere in the last one."""
+    stream = TextStream(served.engine.tokenizer)
+    for token_id in response_ids:
+        stream.push(token_id)
+    stream.finish()
+    if not stream.text.startswith(text) or (stream.offsets[-1][0] >= len(text) and text != stream.text):
+        raise ApiError(
+            422, "validation_error", "response is not the text of response_token_ids", param="response_token_ids"
+        )
+    return text

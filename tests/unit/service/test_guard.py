@@ -1,0 +1,152 @@
+"""The guard's arithmetic against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from probes.calibration import Calibration
+from probes.neurons import NeuronSet
+from probes.probe import Probe
+from service.engines.base import RowEvidence
+from service.guard import judge, running_risk, score_token, unscored
+from service.response import ModelResponse, ResponseToken
+
+
+def make_probe(position="own", locator="response", weights=(2.0, -1.0)) -> Probe:
+    return Probe(
+        name="p",
+        version="1",
+        neurons=NeuronSet.from_flat((4, 4), np.asarray([1, 6])[: len(weights)]),
+        weights=np.asarray(weights, dtype=np.float32),
+        norms=np.ones(len(weights), dtype=np.float32),
+        intercept=0.5,
+        position=position,
+        calibration=Calibration("platt", slope=1.0, offset=0.0),
+        threshold=0.7,
+        locator=locator,
+    )
+
+
+def make_response(text: str, scores, *, neurons=None) -> ModelResponse:
+    """A token a character; a row a score."""
+    tokens = tuple(
+        ResponseToken(ord(c) % 256, c, at, at + 1, logprob=-0.1 * (at + 1), entropy=0.5 * at)
+        for at, c in enumerate(text)
+    )
+    rows = tuple(
+        None if score is None else RowEvidence((score,), None if neurons is None else np.asarray(neurons[at]))
+        for at, score in enumerate(scores)
+    )
+    return ModelResponse(text, tokens, rows)
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def test_pools_own_rows_and_calibrates():
+    judgement = judge(make_response("abc", [9.0, 1.0, -2.0, 4.0]), make_probe(), question="q", locator="default")
+    assert judgement.status == "scored"
+    assert judgement.logit == pytest.approx((1.0 - 2.0 + 4.0) / 3 + 0.5)
+    assert judgement.risk == pytest.approx(sigmoid(1.5))
+    assert [score.logit for score in judgement.token_scores] == pytest.approx([1.5, -1.5, 4.5])
+    assert [score.risk for score in judgement.token_scores] == pytest.approx([sigmoid(1.5), sigmoid(-1.5), sigmoid(4.5)])
+    assert [(part.span.start, part.span.end, part.risk) for part in judgement.spans] == [(0, 3, judgement.risk)]
+
+
+def test_a_predicting_probe_reads_the_row_before():
+    response = make_response("abc", [9.0, 1.0, -2.0])
+    judgement = judge(response, make_probe("predicting"), question="q", locator="default")
+    assert judgement.logit == pytest.approx((9.0 + 1.0 - 2.0) / 3 + 0.5)
+
+
+def test_signals_are_taken_over_the_answer_tokens_only():
+    text = "It is Paris."
+    judgement = judge(
+        make_response(text, [0.0] * 13), make_probe(), question="What is the capital of France?", locator="lexical"
+    )
+    (part,) = judgement.spans
+    assert text[part.span.start : part.span.end] == "Paris"
+    at = range(part.span.start, part.span.end)
+    assert judgement.signals.mean_logprob == pytest.approx(np.mean([-0.1 * (i + 1) for i in at]))
+    assert judgement.signals.min_logprob == pytest.approx(-0.1 * part.span.end)
+    assert judgement.signals.mean_entropy == pytest.approx(np.mean([0.5 * i for i in at]))
+    assert judgement.signals.max_entropy == pytest.approx(0.5 * (part.span.end - 1))
+    assert judgement.signals.cett == judgement.logit
+    assert judgement.signals.length == len(text)
+    assert [judgement.is_answer(i) for i in range(len(text))] == [i in at for i in range(len(text))]
+
+
+def test_explain_ranks_weight_times_mean_cett_and_sums_to_the_logit():
+    cett = [[9.0, 9.0], [1.0, 4.0], [2.0, 0.0]]
+    scores = [float(np.dot([2.0, -1.0], row)) for row in cett]
+    judgement = judge(
+        make_response("ab", scores, neurons=cett), make_probe(), question="q", locator="default", explains=True
+    )
+    assert judgement.explain is not None
+    assert [(share.layer, share.neuron, share.weight) for share in judgement.explain] == [(0, 1, 2.0), (1, 2, -1.0)]
+    assert [share.contribution for share in judgement.explain] == pytest.approx([2.0 * 1.5, -1.0 * 2.0])
+    assert sum(share.contribution for share in judgement.explain) + 0.5 == pytest.approx(judgement.logit)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_never_looks_like_a_risk(bad):
+    judgement = judge(make_response("abc", [0.0, 1.0, bad, 1.0]), make_probe(), question="q", locator="default")
+    assert (judgement.status, judgement.risk, judgement.logit) == ("failed", None, None)
+    assert judgement.failure == "not_finite"
+    assert judgement.token_scores[1] == (None, None)
+    assert judgement.spans[0].risk is None
+
+
+@pytest.mark.parametrize("rows", [[0.0, 1.0, None, 1.0], [0.0, 1.0, 1.0], []])
+def test_a_missing_row_is_a_failure(rows):
+    judgement = judge(make_response("abc", rows), make_probe(), question="q", locator="default")
+    assert (judgement.status, judgement.risk, judgement.failure) == ("failed", None, "missing_rows")
+
+
+def test_a_missing_row_outside_the_answer_is_partial():
+    scores: list[float | None] = [0.0] * 13
+    scores[1] = None  # the first token's own row
+    question = "What is the capital of France?"
+    judgement = judge(make_response("It is Paris.", scores), make_probe(), question=question, locator="lexical")
+    assert judgement.status == "partial"
+    assert judgement.risk == pytest.approx(sigmoid(0.5))
+
+
+@pytest.mark.parametrize("text", ["", "I don't know."])
+def test_no_claim_means_no_risk(text):
+    response = make_response(text, [0.0] * (len(text) + 1))
+    judgement = judge(response, make_probe(), question="Who was it?", locator="lexical")
+    assert (judgement.status, judgement.risk, judgement.spans) == ("no_answer", None, ())
+    assert judgement.signals.mean_logprob is None
+
+
+def test_a_nan_log_probability_becomes_null_and_not_nan():
+    token = ResponseToken(1, "a", 0, 1, logprob=math.nan, entropy=math.inf)
+    response = ModelResponse("a", (token,), (RowEvidence((0.0,)), RowEvidence((1.0,))))
+    signals = judge(response, make_probe(), question="q", locator="default").signals
+    assert (signals.mean_logprob, signals.max_entropy) == (None, None)
+
+
+def test_running_risk_of_all_tokens_is_the_risk():
+    response = make_response("abc", [9.0, 1.0, -2.0, 4.0])
+    judgement = judge(response, make_probe(), question="q", locator="default")
+    assert running_risk(response, make_probe(), question="q", locator="default") == judgement.risk
+
+
+def test_token_scores_do_not_depend_on_the_rest_of_the_response():
+    response = make_response("abcdefgh", [0.37 * at for at in range(9)])
+    judgement = judge(response, make_probe(), question="q", locator="default")
+    assert list(judgement.token_scores) == [score_token(make_probe(), row) for row in response.rows[1:]]
+
+
+def test_policy_off_is_disabled_and_not_zero():
+    judgement = unscored(make_response("abc", []))
+    assert (judgement.status, judgement.risk) == ("disabled", None)
+    assert judgement.token_scores == ((None, None),) * 3
+
+
+def test_a_locator_of_a_later_version_is_refused():
+    with pytest.raises(ValueError, match="locator 'oracle'"):
+        judge(make_response("a", [0.0, 0.0]), make_probe(locator="oracle"), question="q", locator="default")
