@@ -1,14 +1,18 @@
 """How well the span labellers find the answer tokens that the paper's authors marked with GPT-4o.
 
-    python benchmarks/span_agreement.py ../shared/data/h_neurons_examples/test.jsonl.gz
+    python benchmarks/span_agreement.py --examples ../shared/data/h_neurons_examples/test.jsonl.gz
+    python benchmarks/span_agreement.py --run FOLDER      sentence answers of a training run, see below
 
 The data are the authors' own responses (thunlp/H-Neurons): token pieces, the marked pieces, the label. The lexical
 locator was developed on the train split; rows that are in both splits are left out. Text and offsets are rebuilt from
 the pieces. Reported: exact match, token precision, recall and F1 (means over the rows that have a span), and the share
 of rows without one. Answers are 3.4 tokens long on average, so taking the whole response is a strong control.
+A run's greedy answers (`questions.jsonl`, `greedy.jsonl`) have no marked spans: there the locator is compared, in code
+points, with the place of the accepted answer in the right responses.
 """
 
 import argparse
+import dataclasses
 import gzip
 import json
 import re
@@ -16,6 +20,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from offline.judge import judge_alias
 from offline.label_spans import CharSpan, Labeller, find_alias, find_lexical
 from offline.records import Question, Response
 from probes.spans import AnswerSpan, char_span_to_tokens, token_offsets
@@ -114,13 +119,53 @@ def report(scored: list[dict[str, Any]], name: str) -> None:
         print(f"{name:8} {model:8} {label:13} {len(members):6} {numbers}")
 
 
+def report_run(folder: Path) -> None:
+    """Compare the locator with the accepted answer's place in the right responses of a run."""
+    questions: dict[str, Question] = {}
+    with (folder / "questions.jsonl").open(encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            questions[row["question_id"]] = Question(**row | {"answers": tuple(row["answers"])})
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    pairs: list[tuple[float, float, float, float]] = []
+    rows = overlap = 0
+    with (folder / "greedy.jsonl").open(encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            question = questions[row["question_id"]]
+            asked = dataclasses.replace(question, question=question.question + SUFFIX)
+            response = Response(row["question_id"], 0, row["text"], (), "stop")
+            verdict = judge_alias(question, response.text)[0]
+            found = find_lexical(asked, response)
+            counts[verdict][0] += 1
+            counts[verdict][1] += found is None
+            gold = find_alias(question, response) if verdict == "right" else None
+            if gold and found:
+                rows += 1
+                overlap += max(found[0], gold[0]) < min(found[1], gold[1])
+                pairs.append(compare(AnswerSpan(*found), AnswerSpan(*gold)))
+    for name, (total, missing) in sorted(counts.items()):
+        print(f"{name:10} {total:6} responses, without a span {missing / total:.3f}")
+    exact, precision, recall, f1 = (sum(column) / rows for column in zip(*pairs, strict=True))
+    print(f"right, lexical against the accepted answer: overlap {overlap / rows:.3f} exact {exact:.3f}")
+    print(f"  code points: precision {precision:.3f} recall {recall:.3f} F1 {f1:.3f}")
+
+
 def main() -> None:
-    """Measure the labellers on one split."""
+    """Measure the labellers on one split or one run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("rows", type=Path, help="h_neurons_examples/<split>.jsonl.gz")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--examples", type=Path, help="h_neurons_examples/<split>.jsonl.gz")
+    source.add_argument("--run", type=Path, help="folder of a training run")
     parser.add_argument("--show", type=int, default=0, help="print this many disagreements of the lexical locator")
     args = parser.parse_args()
-    with gzip.open(args.rows, "rt", encoding="utf-8") as lines:
+    if args.run:
+        report_run(args.run)
+    else:
+        report_examples(args.examples, args.show)
+
+
+def report_examples(path: Path, show: int) -> None:
+    """Measure every labeller on the authors' marked responses."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     rows = [row for row in rows if row["label"] and row["answer_tokens"] and not row["in_both_splits"]]
     columns = " ".join(f"{column:>7}" for column in ("exact", "prec", "recall", "F1", "no span"))
@@ -128,9 +173,9 @@ def main() -> None:
     for name, labeller in (("lexical", find_lexical), ("alias", find_alias), ("whole", take_whole)):
         scored = measure(rows, name, labeller)
         report(scored, name)
-        if name == "lexical":
+        if name == "lexical" and show:
             wrong = [row for row in scored if row["span"] != row["gold"]]
-            for row in wrong[:: max(1, len(wrong) // args.show)] if args.show else []:
+            for row in wrong[:: max(1, len(wrong) // show)]:
                 found = row["text"][slice(*row["chars"])] if row["chars"] else None
                 print(
                     f"    {row['label']} {row['question'][-60:]!r} {row['text']!r} {row['answer_tokens']} -> {found!r}"

@@ -1,8 +1,8 @@
-"""The two sampling stages: greedy answers to all questions, then temperature samples of the questions that still matter.
+"""The two sampling stages: greedy answers to all questions, then temperature samples where they still matter.
 
-Which questions matter is decided from the greedy verdicts: the right ones can be consistently right; of the wrong ones only
-as many are asked again, within each source and group, as there are right ones to balance. A question leaves as soon as it
-can no longer reach the agreement.
+Which questions matter is decided from the greedy verdicts: the right ones can be consistently right; of the wrong ones
+only as many are asked again, within each split, source and group, as there are right ones to balance. A question leaves
+as soon as it can no longer reach the agreement.
 """
 
 import random
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from offline.judge import judge_alias
+from offline.judge import judge_alias, split_judgeable
+from offline.label import answers_key, split_of
 from offline.records import Question, Response, Verdict
 from offline.sample import GREEDY, PAPER_SAMPLING, Job, Sampler
 from offline.stages import Stage
@@ -37,10 +38,11 @@ def ask_greedy(stage: Stage[Response], questions: Sequence[Question], sampler: S
 def pick_questions(
     questions: Sequence[Question], greedy: dict[str, Verdict], *, surplus: float, seed: int
 ) -> list[Question]:
-    """Questions worth ten samples: all that were right, and per (source, group) as many wrong ones times `surplus`."""
-    strata: dict[tuple[str, str], dict[Verdict, list[Question]]] = defaultdict(lambda: defaultdict(list))
-    for question in questions:
-        strata[question.source, question.group][greedy[question.question_id]].append(question)
+    """Questions worth ten samples: all right ones, and `surplus` times as many wrong ones a split, source and group."""
+    strata: dict[tuple[str, str, str], dict[Verdict, list[Question]]] = defaultdict(lambda: defaultdict(list))
+    for question in split_judgeable(questions)[0]:
+        split = split_of(answers_key(question), seed)
+        strata[split, question.source, question.group][greedy[question.question_id]].append(question)
     picked: list[Question] = []
     for key in sorted(strata):
         right, wrong = strata[key]["right"], strata[key]["wrong"]
@@ -64,7 +66,8 @@ def ask_samples(
     by_id = {question.question_id: question for question in questions}
     verdicts: dict[str, dict[int, Verdict]] = {key: {} for key in by_id}
     for row in stage.rows():
-        verdicts[row.question_id][row.sample] = judge_alias(by_id[row.question_id], row.text)[0]
+        if row.question_id in by_id:
+            verdicts[row.question_id][row.sample] = judge_alias(by_id[row.question_id], row.text)[0]
     for first in range(1, n + 1, ROUND):
         samples = tuple(range(first, min(first + ROUND, n + 1)))
         todo = [

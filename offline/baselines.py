@@ -18,7 +18,7 @@ RANDOM_SEEDS = 10
 
 
 def free_scores(signals: dict[str, Floats]) -> dict[str, Floats]:
-    """The free signals one by one, turned so that higher means hallucinated; nothing is fitted but the sign of length."""
+    """The free signals one by one, turned so that higher means hallucinated; nothing is fitted."""
     return {
         "mean log-probability": -signals["mean_logprob"],
         "minimum log-probability": -signals["min_logprob"],

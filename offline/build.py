@@ -1,9 +1,8 @@
-"""The last stages: fit, calibrate, evaluate, and write the artifact with its card."""
+"""The last stages: calibrate, evaluate, and write the artifact with its card."""
 
-import logging
+import json
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +12,46 @@ import torch
 from offline.baselines import combine, free_scores, random_neuron_scores
 from offline.calibrate import choose_calibration, choose_threshold
 from offline.card import render_card
+from offline.choose import fit_variant, raw_units, score
 from offline.evaluate import BOTH, FREE, PROBE, QUESTION, answer_overlap, evaluate
 from offline.fit import export_estimator, fit_dense
-from offline.l1 import L1Fit
+from offline.fitting import Fitted, locator_of
 from offline.label import count_rows
-from offline.refresh import Run
-from offline.row_view import RowView
-from offline.select import QUESTION_ONLY, Candidate, choose, cross_validate, fit_variant, raw_units, score
+from offline.run import Run, RunConfig
 from offline.stages import write_json
 from offline.table import Floats, Table
-from probes.artifact import GoldenTrace, ProbeArtifact, fingerprint_model, save_artifact
+from probes.artifact import GoldenTrace, ProbeArtifact, save_artifact
+from probes.fingerprint import fingerprint_model
 from probes.neurons import NeuronSet
 from probes.positions import align_rows
 from probes.probe import Probe
 from probes.reducing_tap import ReducingTap
 from probes.tap import HeadTap
 
-log = logging.getLogger("hguard.train")
-
 GOLDEN_SEQUENCES = 4
+MANIFEST = "artifact.manifest.json"
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """The chosen fit."""
+def find_finished(config: RunConfig, upstream: str, name: str, version: str) -> Path | None:
+    """The artifact that an earlier run with these settings wrote, or None.
 
-    candidate: Candidate
-    fit: L1Fit
-    view: RowView
-    """The training rows, in the units of the fit."""
-    grid: list[dict[str, Any]]
-    """Every candidate that was cross-validated, for the card."""
-
-
-def fit_probe(run: Run, table: Table) -> Fitted:
-    """Stage 8. Cross-validate the variants, choose, and fit the chosen one on all training rows."""
-    candidates = cross_validate(table)
-    neurons = table.groups["answer"].shape[1]
-    chosen = choose(candidates, neurons=neurons, max_per_mille=run.config.max_per_mille)
-    fits, view = fit_variant(table, table.in_split("train"), chosen.variant, [chosen.c])
-    log.info("chosen: %s", chosen.as_row())
-    return Fitted(chosen, fits[0], view, [candidate.as_row() for candidate in candidates])
+    Raises:
+        FileExistsError: Another one stands in its place.
+    """
+    folder, manifest = _folder(config, name, version), config.out / MANIFEST
+    if not folder.exists():
+        return None
+    written = json.loads(manifest.read_text()) if manifest.exists() else {}
+    if written.get("folder") == str(folder) and written.get("settings") == _settings(config, upstream):
+        return folder
+    raise FileExistsError(f"{folder} exists and is not what this command makes: choose another --version, or delete it")
 
 
-def build_artifact(run: Run, table: Table, fitted: Fitted, *, name: str, version: str) -> Path:
+def build_artifact(run: Run, table: Table, fitted: Fitted, upstream: str, *, name: str, version: str) -> Path:
     """Stages 9 to 11. Calibrate on the unfiltered calibration rows, evaluate on the test rows, write the artifact."""
-    folder = run.out / "artifact" / name / version
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists: choose another --version, or delete it")
+    folder = _folder(run.config, name, version)
     everything = np.ones(len(table.rows), dtype=bool)
-    logits = score(table, fitted.candidate.variant.groups[0], everything, fitted.fit, fitted.view)
+    logits = score(table, fitted.served_group(locator_of(run.config)), everything, fitted.fit, fitted.view)
     calibrating = table.in_split("unfiltered-calibration")
     labels = table.labels[calibrating]
     calibration, brier = choose_calibration(logits[calibrating], labels, seed=run.config.seed)
@@ -96,9 +85,21 @@ def build_artifact(run: Run, table: Table, fitted: Fitted, *, name: str, version
         card=card,
     )
     saved = save_artifact(folder, artifact, render_card(artifact))
-    export_estimator(folder / "estimator.joblib", probe.neurons.flat, probe.weights, probe.intercept, probe.neurons.total)
-    write_json(run.out / "artifact.manifest.json", {"folder": str(folder), "sha256": saved.sha256})
+    export_estimator(
+        folder / "estimator.joblib", probe.neurons.flat, probe.weights, probe.intercept, probe.neurons.total
+    )
+    settings = _settings(run.config, upstream)
+    write_json(run.out / MANIFEST, {"folder": str(folder), "settings": settings, "sha256": saved.sha256})
     return folder
+
+
+def _folder(config: RunConfig, name: str, version: str) -> Path:
+    return config.out / "artifact" / name / version
+
+
+def _settings(config: RunConfig, upstream: str) -> dict[str, Any]:
+    """What decides the artifact, beside its name and version."""
+    return {"spans": upstream, "dtype": config.dtype, "max_per_mille": config.max_per_mille}
 
 
 def _compare(run: Run, table: Table, fitted: Fitted, logits: Floats) -> tuple[dict[str, Floats], list[Floats]]:
@@ -114,8 +115,7 @@ def _compare(run: Run, table: Table, fitted: Fitted, logits: Floats) -> tuple[di
     scores["dense L2 on all neurons"] = fit_dense(
         table.groups[group], table.labels[train], table.place[train], table.place
     )
-    asked = choose(cross_validate(table, QUESTION_ONLY), neurons=table.groups[group].shape[1], max_per_mille=1000.0)
-    fits, view = fit_variant(table, train, asked.variant, [asked.c])
+    fits, view = fit_variant(table, train, fitted.asked.variant, [fitted.asked.c])
     scores[QUESTION] = score(table, "prompt", everything, fits[0], view)
     size = len(fitted.fit.columns)
     random = random_neuron_scores(table.groups[group], table.place, labels, train, size, run.config.seed)
@@ -134,7 +134,7 @@ def _probe(run: Run, fitted: Fitted, name: str, version: str, **more: Any) -> Pr
         norms=HeadTap(model, neurons).norms.cpu().numpy(),
         intercept=float(intercept),
         position=fitted.candidate.variant.position,
-        locator="lexical" if run.config.spans == "lexical" else "response",
+        locator=locator_of(run.config),
         **more,
     )
 
@@ -146,7 +146,9 @@ def _golden(run: Run, table: Table, probe: Probe) -> GoldenTrace:
     tap = HeadTap(model, probe.neurons)
     weights = torch.from_numpy(probe.weights).to(tap.device)[None, :]
     rows = np.flatnonzero(table.in_split("test"))
-    picked = [table.passages[table.place[row]] for row in rows[np.linspace(0, len(rows) - 1, GOLDEN_SEQUENCES).astype(int)]]
+    picked = [
+        table.passages[table.place[row]] for row in rows[np.linspace(0, len(rows) - 1, GOLDEN_SEQUENCES).astype(int)]
+    ]
     scores = []
     with tap.attached():
         for passage in picked:
@@ -154,9 +156,13 @@ def _golden(run: Run, table: Table, probe: Probe) -> GoldenTrace:
             tap.begin(1, last=len(passage.response_ids) + 1)
             model(input_ids=ids, use_cache=False)
             found = tap.read().scores(weights)[0, :, 0].cpu().numpy()
-            scores.append(np.asarray(align_rows(found, len(passage.response_ids), probe.position), dtype=np.float32))
+            scores.append(
+                np.asarray(align_rows(found.tolist(), len(passage.response_ids), probe.position), dtype=np.float32)
+            )
     return GoldenTrace(
-        tuple(passage.prompt_ids for passage in picked), tuple(passage.response_ids for passage in picked), tuple(scores)
+        tuple(passage.prompt_ids for passage in picked),
+        tuple(passage.response_ids for passage in picked),
+        tuple(scores),
     )
 
 

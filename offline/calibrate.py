@@ -1,16 +1,21 @@
 """Pooled logits and labels -> a calibration map and a threshold. Sees the calibration split only."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import KFold
+from sklearn.model_selection import StratifiedKFold
 
 from offline.metrics import brier
 from probes.calibration import Calibration
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Fit = Callable[[Floats, Ints], Calibration]
+
+FOLDS = 5
 
 
 def fit_platt(logits: Floats, labels: Ints) -> Calibration:
@@ -24,7 +29,9 @@ def fit_platt(logits: Floats, labels: Ints) -> Calibration:
     model = LogisticRegression(C=1e6).fit(logits[:, None] / scale, labels)
     slope = float(model.coef_[0, 0] / scale)
     if slope <= 0:
-        raise ValueError("on the calibration split a higher logit goes with fewer hallucinations: the probe does not work")
+        raise ValueError(
+            "on the calibration split a higher logit goes with fewer hallucinations: the probe does not work"
+        )
     return Calibration("platt", slope=slope, offset=float(model.intercept_[0]))
 
 
@@ -43,15 +50,22 @@ def choose_calibration(logits: Floats, labels: Ints, *, seed: int) -> tuple[Cali
 
     Returns:
         The map, and the cross-validated Brier score of each kind.
+
+    Raises:
+        ValueError: Too few rows of a class, or a higher logit does not mean more hallucinations.
     """
-    fits = {"platt": fit_platt, "isotonic": fit_isotonic}
-    folds = list(KFold(5, shuffle=True, random_state=seed).split(logits))
+    maps = {"platt": fit_platt(logits, labels), "isotonic": fit_isotonic(logits, labels)}
+    smaller = int(min(labels.sum(), len(labels) - labels.sum()))
+    if smaller < 2:
+        raise ValueError("the calibration rows hold one row of a class only: ask more questions, or raise --unfiltered")
+    splitter = StratifiedKFold(min(FOLDS, smaller), shuffle=True, random_state=seed)
+    folds = list(splitter.split(logits[:, None], labels))
     scores = {
-        kind: float(np.mean([brier(fit(logits[a], labels[a]).risks(logits[b]), labels[b]) for a, b in folds]))
-        for kind, fit in fits.items()
+        kind: float(np.mean([brier(_risks(fit, logits, labels, a, b), labels[b]) for a, b in folds]))
+        for kind, fit in (("platt", fit_platt), ("isotonic", fit_isotonic))
     }
-    kind = min(fits, key=lambda name: (scores[name], name != "platt"))
-    return fits[kind](logits, labels), scores
+    kind = min(maps, key=lambda name: (scores[name], name != "platt"))
+    return maps[kind], scores
 
 
 def choose_threshold(risks: Floats, labels: Ints) -> float:
@@ -62,6 +76,15 @@ def choose_threshold(risks: Floats, labels: Ints) -> float:
         raise ValueError("all calibration risks are equal: the probe says nothing")
     balanced = [(risks[labels == 1] >= cut).mean() + (risks[labels == 0] < cut).mean() for cut in cuts]
     return float(np.clip(cuts[int(np.argmax(balanced))], 1e-6, 1 - 1e-6))
+
+
+def _risks(fit: Fit, logits: Floats, labels: Ints, inside: Ints, outside: Ints) -> Floats:
+    """Risks of held-out rows; where the other rows give no map, their share of hallucinations."""
+    try:
+        calibration = fit(logits[inside], labels[inside])
+    except ValueError:
+        return np.full(len(outside), labels[inside].mean())
+    return calibration.risks(logits[outside])
 
 
 def _check(logits: Floats, labels: Ints) -> None:

@@ -21,16 +21,16 @@ def render_card(artifact: ProbeArtifact) -> str:
         "## How it was trained",
         _training(training),
         "## What it reaches",
-        "Intervals are 95% percentile bootstraps (1,000 resamples within each class). No answer string of the test rows "
-        f"stands in the training rows (shared: {training['shared_answers_train_test']}).",
+        "Intervals are 95% percentile bootstraps (1,000 resamples within each class). Answer strings that are in both "
+        f"the training and the test rows: {training['shared_answers_train_test']}.",
         *(_evidence(split, evidence) for split, evidence in card["evidence"].items()),
         "## H-neurons by layer",
         _table(
             ["layer", "H-neurons"], ([str(layer), str(count)] for layer, count in neurons["h_neurons_by_layer"].items())
         ),
         "## How the fit was chosen",
-        "Cross-validated on the training rows, folds disjoint by answer string; the smallest probe within one standard error "
-        "of the best.",
+        "Cross-validated on the training rows, folds disjoint by answer string; the smallest probe within one standard "
+        "error of the best.",
         _grid(card["selection"], training),
     ]
     return "\n\n".join(parts) + "\n"
@@ -85,11 +85,14 @@ def _training(training: dict[str, Any]) -> str:
 def _evidence(split: str, evidence: dict[str, Any]) -> str:
     counts, risk, random = evidence["rows"], evidence["risk"], evidence["random neurons"]
     kind = "unfiltered, one greedy answer a question, natural rate" if "unfiltered" in split else "consistency-filtered"
-    methods = [
-        [name, *(_triple(values[metric]) for metric in METRICS)] for name, values in evidence["methods"].items()
-    ]
+    methods = [[name, *(_triple(values[metric]) for metric in METRICS)] for name, values in evidence["methods"].items()]
     methods.append(
-        [f"random neurons, 10 sets (mean, range)", f"{random['mean']:.3f} [{random['low']:.3f}, {random['high']:.3f}]", "", ""]
+        [
+            "random neurons, 10 sets (mean, range)",
+            f"{random['mean']:.3f} [{random['low']:.3f}, {random['high']:.3f}]",
+            "",
+            "",
+        ]
     )
     return "\n\n".join(
         [

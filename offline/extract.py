@@ -7,11 +7,12 @@
     response       every response token                            what is pooled where no span is found
     prompt         prompt tokens only                              the question-only control
 
-Kept as half-precision memory maps [rows, neurons] beside the free signals of every response token. Batches are written and
-then marked done, so a killed run continues where it stopped.
+Kept as half-precision files [rows, neurons] beside the free signals of every response. A row's features are written
+before its signals, which mark it done, so a killed run continues where it stopped.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from offline.stages import fingerprint, write_json
+from offline.stages import StageMismatchError, fingerprint, write_json
 from probes.positions import PositionRule, sequence_slice
 from probes.reducing_tap import ReducingTap
+from probes.signals import free_signals
 from probes.spans import AnswerSpan
 
 GROUPS = ("answer", "other", "answer_ahead", "other_ahead", "response", "prompt")
@@ -119,12 +121,6 @@ def extract_batch(tap: ReducingTap, sequences: Sequence[Passage]) -> tuple[Tenso
     return features, signals
 
 
-def free_signals(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of each token and entropy of each row [T], nats, from logits [T, V] of the predicting rows."""
-    logp = logits.float().log_softmax(dim=-1)
-    return logp.gather(-1, tokens[:, None])[:, 0], -(logp.exp() * logp).sum(dim=-1)
-
-
 def pool_signals(logprobs: Tensor, entropies: Tensor, answer: Tensor) -> dict[str, float]:
     """The free signals of the answer tokens (mask [T]) and of the whole response."""
     pooled: dict[str, float] = {}
@@ -134,57 +130,64 @@ def pool_signals(logprobs: Tensor, entropies: Tensor, answer: Tensor) -> dict[st
             logprobs[part].min(),
             entropies[part].mean(),
             entropies[part].max(),
-            len(logprobs[part]),
+            part.sum(),
         )
         pooled |= {prefix + name: float(value) for name, value in zip(SIGNALS, values, strict=True)}
     return pooled
 
 
 class FeatureStore:
-    """The memory maps of a run: one float16 array [rows, neurons] a group, the signals, and which rows are done."""
+    """The features of a run on disk: a float16 array [rows, neurons] a group, the signals, and which rows are done."""
 
     def __init__(self, folder: Path, keys: Sequence[str], neurons: int, settings: dict[str, Any]) -> None:
         """Open or continue a store.
 
         Raises:
-            RuntimeError: The folder holds features of other rows or settings.
+            StageMismatchError: The folder holds features of other rows or settings.
         """
         self.folder, self.keys = folder, tuple(keys)
         self.settings = {**settings, "rows": fingerprint(self.keys), "neurons": neurons}
         folder.mkdir(parents=True, exist_ok=True)
         begun = folder / "settings.json"
         if begun.exists() and json.loads(begun.read_text()) != json.loads(json.dumps(self.settings)):
-            raise RuntimeError(f"{folder} holds features of other rows or settings: use another --out, or delete {folder}")
-        mode = "r+" if begun.exists() else "w+"
-        self.groups = {
-            name: np.lib.format.open_memmap(folder / f"{name}.npy", mode, np.float16, (len(keys), neurons))
-            if mode == "w+"
-            else np.load(folder / f"{name}.npy", mmap_mode="r+")
-            for name in GROUPS
-        }
-        names = [prefix + name for prefix in ("", "response_") for name in SIGNALS]
-        self.signal_names = tuple(names)
-        self._signals_path = folder / "signals.npy"
-        self.signals: NDArray[np.float64] = (
-            np.lib.format.open_memmap(self._signals_path, "w+", np.float64, (len(keys), len(names)))
-            if mode == "w+"
-            else np.load(self._signals_path, mmap_mode="r+")
-        )
-        if mode == "w+":
-            self.signals[:] = np.nan  # nan = not done
+            raise StageMismatchError(
+                f"{folder} holds features of other rows or settings: use another --out, or delete {folder}"
+            )
+        self.signal_names = tuple(prefix + name for prefix in ("", "response_") for name in SIGNALS)
+        if not begun.exists():
+            for name in GROUPS:
+                np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, (len(keys), neurons))
+            shape = (len(keys), len(self.signal_names))
+            np.lib.format.open_memmap(folder / "signals.npy", "w+", np.float64, shape)[:] = np.nan  # nan = not done
             write_json(begun, self.settings)
+        self.groups = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in GROUPS}
+        self.signals: NDArray[np.float64] = np.load(folder / "signals.npy", mmap_mode="r+")
 
     @property
     def done(self) -> NDArray[np.bool_]:
         """Which rows are finished [rows]."""
-        return np.asarray(~np.isnan(self.signals[:, 0]))
+        return np.asarray(~np.isnan(self.signals).any(axis=1))
 
     def write(self, rows: Sequence[int], features: Tensor, signals: Sequence[dict[str, float]]) -> None:
-        """Keep finished rows: features first, then the signals that mark them done."""
+        """Keep finished rows: features first, then the signals that mark them done.
+
+        Features go through file writes and not through the maps, whose touched pages would count as memory in use.
+
+        Raises:
+            ValueError: A number is not finite, naming the row.
+        """
         values = features.to(torch.float16).cpu().numpy()
+        numbers = np.array([[row[name] for name in self.signal_names] for row in signals])
+        is_finite = np.isfinite(values).all(axis=(1, 2)) & np.isfinite(numbers).all(axis=1)
+        if not is_finite.all():
+            bad = self.keys[rows[int(np.argmin(is_finite))]]
+            raise ValueError(f"{bad}: the model gave features that are not finite; try --dtype float32 or bfloat16")
         for group, name in enumerate(GROUPS):
-            self.groups[name][rows] = values[:, group]
-        self.signals[rows] = [[row[name] for name in self.signal_names] for row in signals]
+            array = self.groups[name]
+            with (self.folder / f"{name}.npy").open("r+b") as file:
+                for row, value in zip(rows, values[:, group], strict=True):
+                    os.pwrite(file.fileno(), value.tobytes(), array.offset + row * array.strides[0])
+        self.signals[rows] = numbers
 
 
 def extract(model: nn.Module, sequences: Sequence[Passage], store: FeatureStore, *, batch_tokens: int = 2048) -> None:

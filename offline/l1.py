@@ -2,14 +2,15 @@
 
     minimise over w, b:   norm1(w) + abs(b) + C * sum_i log(1 + exp(-s_i * (x_i . w + b))),   s_i = +1 or -1
 
-This is scikit-learn's `LogisticRegression(l1_ratio=1, solver="liblinear", C=C)`, whose intercept is a column of ones under
-the same penalty. Only columns that can have a weight are ever held in memory: solve on a working set, look at the gradient
-of every column in one pass over the rows, add the columns that break the optimality conditions, repeat until none does.
-Knows nothing of modes, grids or validation rows.
+This is scikit-learn's `LogisticRegression(l1_ratio=1, solver="liblinear", C=C)`, whose intercept is a column of ones
+under the same penalty. Only columns that can have a weight are ever held in memory: solve on a working set, look at the
+gradient of every column in one pass over the rows, add the columns that break the optimality conditions, repeat until
+none does. Knows nothing of modes, grids or validation rows.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from offline.l1_dense import optimality_breach, solve_dense
 from offline.row_view import Float64Array, IndexArray, RowView
 
 BATCH_COLUMNS = 512
-"""Columns added a round, or as many as are selected if that is more: the working set stays below rows + columns added."""
+"""Columns added a round, or as many as are selected if that is more: it bounds the working set."""
 MAX_ROUNDS = 200
 REFINE_COLUMNS = 512
 """Columns recomputed in float64 at a time."""
@@ -34,7 +35,7 @@ class Certificate:
     """Largest violation of the optimality conditions, in units of the penalty (1): abs(C g_j + sign(w_j)) where w_j is
     not 0, max(abs(C g_j) - 1, 0) elsewhere, g the gradient of the loss; 0 is optimal."""
     duality_gap: float
-    """Objective minus a proven lower bound of it, in the objective's unit."""
+    """Objective minus a proven lower bound of it, in the objective's unit; rounding can leave it a hair under 0."""
     objective: float
     """Value of the formula above."""
 
@@ -82,7 +83,7 @@ def fit_l1_path(
         ValueError: One class only, features not finite, or C not positive and ascending.
         RuntimeError: The tolerance was not reached.
     """
-    if not c_values or min(c_values) <= 0 or any(low >= high for low, high in zip(c_values, c_values[1:], strict=False)):
+    if not c_values or c_values[0] <= 0 or any(low >= high for low, high in pairwise(c_values)):
         raise ValueError(f"C values must be positive and ascending, got {list(c_values)}")
     signs = label_signs(labels, view.n_rows)
     # The products here are small: on a busy machine BLAS threads waiting for each other double the work.
@@ -127,7 +128,8 @@ def label_signs(labels: NDArray[np.integer], n_rows: int) -> Float64Array:
         raise ValueError(f"labels must be 1 (hallucinated) or 0, got {np.unique(values)[:5].tolist()}")
     if values.min() == values.max():
         raise ValueError(
-            f"all {n_rows} rows have label {int(values[0])}: a probe needs both classes; sample more questions or another set"
+            f"all {n_rows} rows have label {int(values[0])}: a probe needs both classes; "
+            "sample more questions, or another question set"
         )
     return np.where(values == 1, 1.0, -1.0)
 
@@ -179,13 +181,12 @@ class _Solver:
         return violators
 
     def _refine(self, c: float, working: IndexArray) -> None:
-        """Recompute in float64 the columns whose float32 rounding bound leaves open on which side of the penalty they are."""
+        """Recompute in float64 the columns whose rounding bound leaves open on which side of the penalty they are."""
         size = np.abs(self._correlation)
         size[working] = 0.0
         if (c * (size - self._rounding) > 1.0 + self._tolerance).any():
             return  # another round is certain
         unsure = np.flatnonzero(c * (size + self._rounding) > 1.0)
-        unsure = unsure[size[unsure] > 0]
         for start in range(0, unsure.size, REFINE_COLUMNS):
             columns = unsure[start : start + REFINE_COLUMNS]
             self._correlation[columns] = self._residual @ self._view.take_columns(columns)
@@ -195,7 +196,7 @@ class _Solver:
 def _certificate(
     signs: Float64Array, logits: Float64Array, c: float, breach: float, largest: float, size: float
 ) -> Certificate:
-    """Lower bound from the dual: C * sum of the entropies of q, feasible where abs(C * X^T (s q)) <= 1 in every column."""
+    """Lower bound from the dual: C * sum of the entropies of q, valid where abs(C * X^T (s q)) <= 1 in every column."""
     objective = size + c * float(np.logaddexp(0.0, -signs * logits).sum())
     dual = expit(-signs * logits) / max(1.0, largest)
     bound = -c * float((xlogy(dual, dual) + xlogy(1.0 - dual, 1.0 - dual)).sum())

@@ -1,13 +1,13 @@
 """Verdicts -> labelled responses: the consistency filter, answer-disjoint splits, and balance within source and group.
 
-The response that is kept of a question is its greedy one, and only where its own verdict agrees with the label. Splits are
-made by the normalised first answer, so no answer string stands in two of them.
+The response that is kept of a question is its greedy one, and only where its own verdict agrees with the label. Splits
+are made by the normalised first answer, so no two of them share one; aliases further down the lists may still meet.
 """
 
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from offline.judge import find_consistency, split_judgeable
 from offline.normalise import split_words
@@ -44,6 +44,7 @@ def label_responses(
     agreement: float,
     seed: int,
     unfiltered: int,
+    natural: Collection[str] | None = None,
 ) -> list[LabelledResponse]:
     """All rows that the later stages use.
 
@@ -54,6 +55,8 @@ def label_responses(
         agreement: Share of equal verdicts that keeps a question, in (0, 1].
         seed: Of splits and of the balancing draw.
         unfiltered: Most unfiltered rows in each of the calibration and test splits.
+        natural: Questions that unfiltered rows may be drawn from; None for all. Where not every question was judged,
+            those that were sampled again are no fair draw: the right ones are all among them.
 
     Returns:
         Filtered rows balanced within (split, source, group), split `train`, `calibration` or `test`; then unfiltered
@@ -61,7 +64,7 @@ def label_responses(
     """
     judgeable, _ = split_judgeable(questions)
     filtered: dict[tuple[str, str, str], dict[Label, list[LabelledResponse]]] = defaultdict(lambda: defaultdict(list))
-    natural: dict[str, list[LabelledResponse]] = defaultdict(list)
+    drawable: dict[str, list[LabelledResponse]] = defaultdict(list)
     for question in judgeable:
         key = answers_key(question)
         split = split_of(key, seed)
@@ -69,9 +72,11 @@ def label_responses(
         if verdict not in LABEL_OF:
             continue
         label: Label = "faithful" if verdict == "right" else "hallucinated"
-        row = LabelledResponse(question.question_id, 0, label, split, question.source, question.group, float("nan"), key)
-        if split != "train":
-            natural[split].append(row)
+        row = LabelledResponse(
+            question.question_id, 0, label, split, question.source, question.group, float("nan"), key
+        )
+        if split != "train" and (natural is None or question.question_id in natural):
+            drawable[split].append(row)
         if question.question_id in samples:
             found = find_consistency([judgement.verdict for judgement in samples[question.question_id]], agreement)
             if found.label == label:
@@ -85,8 +90,8 @@ def label_responses(
         size = min(len(classes["faithful"]), len(classes["hallucinated"]))
         for name in ("faithful", "hallucinated"):
             rows += _draw(classes[name], size, f"{seed}/{stratum}/{name}")
-    for split in sorted(natural):
-        drawn = _draw(natural[split], unfiltered, f"{seed}/unfiltered/{split}")
+    for split in sorted(drawable):
+        drawn = _draw(drawable[split], unfiltered, f"{seed}/unfiltered/{split}")
         rows += [_renamed(row, f"unfiltered-{split}") for row in drawn]
     return rows
 

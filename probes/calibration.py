@@ -27,8 +27,12 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.kind == "platt":
             if not (np.isfinite([self.slope, self.offset]).all() and self.slope > 0):
-                raise ValueError(f"a Platt map needs a positive finite slope, got {self.slope} and offset {self.offset}")
+                raise ValueError(
+                    f"a Platt map needs a positive finite slope, got {self.slope} and offset {self.offset}"
+                )
             return
+        if self.kind != "isotonic":
+            raise ValueError(f"calibration {self.kind!r} is not one of platt, isotonic")
         values = np.asarray(self.points, dtype=np.float64)
         if values.ndim != 2 or len(values) < 2 or not np.isfinite(values).all():
             raise ValueError("an isotonic map needs at least two finite (logit, risk) points")

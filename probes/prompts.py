@@ -25,7 +25,7 @@ def encode_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> li
 
 
 def encode_prompt(tokenizer: Any, prompt: str, *, raw: bool = False) -> list[int]:
-    """Token ids of a plain prompt: one user turn, or with `raw` the text itself with the tokenizer's own special tokens."""
+    """Token ids of one user turn; with `raw`, of the text itself with the tokenizer's own special tokens."""
     if raw:
         return list(tokenizer(prompt).input_ids)
     return encode_messages(tokenizer, [{"role": "user", "content": prompt}])

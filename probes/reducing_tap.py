@@ -17,11 +17,7 @@ from probes.experts import expert_norms, read_experts
 
 
 class ReducingTap:
-    """Mean CETT of all neurons over groups of tokens.
-
-        with tap.attached():
-            features = tap.run(model_inputs, weights)   # [B, G, neurons of the model]
-    """
+    """Mean CETT of all neurons over groups of tokens: `run` forward passes inside `with tap.attached()`."""
 
     def __init__(self, model: nn.Module) -> None:
         """Find all feed-forward parts and take the norms of all columns.
@@ -33,9 +29,11 @@ class ReducingTap:
         self._parts = feed_forwards(model)
         self.widths = tuple(part.width for part in self._parts)
         self._norms = {
-            (part.layer, block.offset): expert_norms(block.module, torch.arange(block.width, device=_device(block.module)))
+            (part.layer, block.offset): expert_norms(
+                block.module, torch.arange(block.width, device=_device(block.module))
+            )
             if block.is_routed
-            else column_norms(block.module.weight)
+            else column_norms(block.module.get_parameter("weight"))
             for part in self._parts
             for block in part.blocks
         }
@@ -48,8 +46,8 @@ class ReducingTap:
         """One forward pass.
 
         Args:
-            weights: How much each fed token counts in each group [B, G, T], float32; a group's mean has weights that sum
-                to 1, a padding column has weight 0.
+            weights: How much each fed token counts in each group [B, G, T], float32; a group's mean has weights that
+                sum to 1, a padding column has weight 0.
             inputs: The model's keyword arguments.
 
         Returns:
@@ -76,7 +74,7 @@ class ReducingTap:
                 else:
                     for block in part.blocks:
                         here = slice(start + block.offset, start + block.offset + block.width)
-                        hook = self._part_hook(part.layer, block.offset, here, is_routed=block.is_routed)
+                        hook = self._part_hook(part.layer, here, is_routed=block.is_routed)
                         stack.callback(block.module.register_forward_hook(hook).remove)
                     stack.callback(part.output.register_forward_hook(self._output_hook(part.layer)).remove)
                 start += part.width
@@ -96,7 +94,7 @@ class ReducingTap:
 
         return reduce
 
-    def _part_hook(self, layer: int, offset: int, place: slice, *, is_routed: bool) -> Any:
+    def _part_hook(self, layer: int, place: slice, *, is_routed: bool) -> Any:
         def keep(module: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> None:
             rows = self._weights.shape[0]
             if is_routed:

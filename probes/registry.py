@@ -6,7 +6,8 @@ Finds and lists; switching between them is the service's business.
 from collections.abc import Iterator
 from pathlib import Path
 
-from probes.artifact import ArtifactError, ModelFingerprint, ProbeArtifact, load_artifact
+from probes.artifact import ArtifactError, ProbeArtifact, load_artifact
+from probes.fingerprint import ModelFingerprint
 
 LIBRARY = Path(__file__).parent / "library"
 
@@ -19,7 +20,9 @@ def list_artifacts(probes_dir: Path | None = None) -> Iterator[Path]:
     """Folders of all artifacts, the operator's before the shipped ones, newest version first within a name."""
     for base in filter(None, (probes_dir, LIBRARY)):
         for name in sorted(path for path in base.glob("*") if path.is_dir()):
-            yield from sorted((v for v in name.glob("*") if (v / "probe.json").exists()), key=_version_key, reverse=True)
+            yield from sorted(
+                (v for v in name.glob("*") if (v / "probe.json").exists()), key=_version_key, reverse=True
+            )
 
 
 def find_probe(reference: str, model: ModelFingerprint, probes_dir: Path | None = None) -> ProbeArtifact:
@@ -46,8 +49,8 @@ def find_probe(reference: str, model: ModelFingerprint, probes_dir: Path | None 
             if _is_same_model(artifact.model, model):
                 return artifact
         raise ProbeNotFoundError(
-            f"no probe for this {model.architecture} (layer widths {model.widths[:1]}...) among {_names(found)}: train one "
-            "with offline/train_probe.py and name it in HGUARD_PROBE"
+            f"no probe for this {model.architecture} (layer widths {model.widths[:1]}...) among {_names(found)}: train "
+            "one with offline/train_probe.py and name it in HGUARD_PROBE"
         )
     name, _, version = reference.partition("@")
     for folder in found:
@@ -70,4 +73,4 @@ def _names(folders: list[Path]) -> str:
 
 
 def _version_key(folder: Path) -> tuple[tuple[int, str], ...]:
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in folder.name.split("."))
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in folder.name.split("."))

@@ -3,11 +3,14 @@
 import argparse
 import logging
 import math
+import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import uvicorn
+from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
 
 from service.app import create_app
@@ -31,12 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings()
         logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-        listener = bind(settings)
-        app = create_app(settings)
-        app.state.lifecycle.prepare()
+        with bind(settings) as listener:
+            app = create_app(settings)
+            app.state.lifecycle.prepare()
+            return serve(app, settings, listener)
     except (SettingsError, StartupError) as error:
         sys.stderr.write(f"hguard: {error}\n")
         return EXIT_USAGE
+
+
+def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
+    """Run uvicorn until a signal; returns the exit code."""
     # sse-starlette would cut every stream at the first signal; uvicorn lets them finish, for as long as is set below.
     AppStatus.enable_automatic_graceful_drain = False
     server = uvicorn.Server(
@@ -48,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
     )
-    server.run(sockets=[listener])
+    # uvicorn raises the signal again once it has shut down: an orderly end is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
     return 0 if server.started else 1
 
 

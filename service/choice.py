@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from service.engines.base import EngineError, RequestTiming
+from service.engines.base import EngineError, RequestTiming, RequestTooLongError
 from service.errors import ApiError
 from service.generation import Generation, OnToken, generate
 from service.guard import Judgement
@@ -128,7 +128,7 @@ async def within(timeout_seconds: float, work: Coroutine[Any, Any, T]) -> T:
     """Run under a deadline, and turn what goes wrong into answers.
 
     Raises:
-        ApiError: 504 at the deadline, 500 where the engine failed.
+        ApiError: 504 at the deadline, 500 where the engine failed, 422 where the request does not fit it.
     """
     try:
         async with asyncio.timeout(timeout_seconds) as deadline:
@@ -137,6 +137,8 @@ async def within(timeout_seconds: float, work: Coroutine[Any, Any, T]) -> T:
         if not deadline.expired():
             raise
         raise ApiError(504, "timeout", f"not finished within timeout_s = {timeout_seconds:g}") from None
+    except RequestTooLongError as error:
+        raise ApiError(422, "context_length_exceeded", str(error)) from None
     except EngineError as error:
         logger.error("engine: %s", error, exc_info=error)
         raise ApiError(500, "engine_error", "the engine failed; the log has it under this request id") from None

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from probes.artifact import GoldenTrace, ModelFingerprint, ProbeArtifact
+from probes.artifact import GoldenTrace, ProbeArtifact
 from probes.calibration import Calibration
+from probes.fingerprint import ModelFingerprint
 from probes.neurons import NeuronSet
 from probes.positions import PositionRule, first_row
 from probes.probe import Probe

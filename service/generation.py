@@ -85,8 +85,10 @@ async def generate(
     response = transcript.response()
     began = time.perf_counter()
     judgement = judge_response(served, plan, response)
-    timing.scoring_seconds += time.perf_counter() - began
-    metrics.scoring.labels("guard").observe(time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    metrics.scoring.labels("tap").observe(timing.scoring_seconds)
+    metrics.scoring.labels("guard").observe(seconds)
+    timing.scoring_seconds += seconds
     return Generation(response, judgement, transcript.finish_reason, alpha, timing)
 
 

@@ -7,6 +7,7 @@ know which engine the evidence came from.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -23,12 +24,17 @@ from service.response import ModelResponse
 Status = Literal["scored", "partial", "failed", "no_answer", "disabled"]
 """`partial`: every answer token was scored, some other token was not. Only `scored` and `partial` carry a risk."""
 Locator = Literal["default", "lexical", "response"]
+LOCATORS = ("lexical", "response")
+"""What a probe may name."""
 FailureReason = Literal["missing_rows", "not_finite"]
 
 PROBE_HEAD = "probe"
 """Name of the served probe's head in every `HeadBank`; it is the first."""
 EXPLAIN_LIMIT = 10
 """Neurons that `explain` lists."""
+
+_FOLLOWED = re.compile(r"[.,;:!?)\n]|\s\w")
+"""Text after a span that ends it: punctuation or another word. An apostrophe does not."""
 
 
 class TokenScore(NamedTuple):
@@ -106,10 +112,17 @@ def score_token(probe: Probe, row: RowEvidence | None) -> TokenScore:
 
 
 def running_risk(response: ModelResponse, probe: Probe, *, question: str, locator: Locator) -> float | None:
-    """The risk of a response so far; None where nothing is claimed yet or a score is missing."""
+    """The risk of a response that goes on; None where nothing is claimed yet or a score is missing.
+
+    A located span that nothing follows yet is still being written ("I" may become "I don't know") and is not judged.
+    """
     _, scores = _token_rows(response, probe)
-    logit = _pool(probe, scores, _locate(response, probe, question, locator))
-    return None if logit is None else probe.calibration.risk(logit)
+    spans = _locate(response, probe, question, locator)
+    if spans and _locator_name(probe, locator) == "lexical":
+        rest = response.text[response.tokens[spans[-1].end - 1].end :]
+        if not _FOLLOWED.search(rest):
+            return None
+    return _risk(probe, _pool(probe, scores, spans))
 
 
 def judge(
@@ -157,13 +170,14 @@ def _token_rows(response: ModelResponse, probe: Probe) -> tuple[list[RowEvidence
 
 
 def _locate(response: ModelResponse, probe: Probe, question: str, locator: Locator) -> list[AnswerSpan]:
-    n = len(response.tokens)
-    name = probe.locator if locator == "default" else locator
+    n, name = len(response.tokens), _locator_name(probe, locator)
     if name == "response":
         return [AnswerSpan(0, n)] if n else []
-    if name == "lexical":
-        return locate_answer(question, response.text, response.offsets)
-    raise ValueError(f"the probe names locator {name!r}; this version has lexical and response")
+    return locate_answer(question, response.text, response.offsets)
+
+
+def _locator_name(probe: Probe, locator: Locator) -> str:
+    return probe.locator if locator == "default" else locator
 
 
 def _pool(probe: Probe, scores: NDArray[np.float64], spans: Sequence[AnswerSpan]) -> float | None:

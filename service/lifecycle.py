@@ -13,7 +13,7 @@ from service.engines.base import Engine, EngineError
 from service.engines.fake import FakeEngine
 from service.errors import ApiError
 from service.golden import GoldenTraceError, check_golden
-from service.loading import StartupError, check_fingerprint, load_engine, load_probe, one_line
+from service.loading import StartupError, check_probe, load_engine, load_probe, one_line
 from service.metrics import Metrics
 from service.served import ServedModel, head_bank, probe_label
 from service.settings import Settings
@@ -73,7 +73,7 @@ class Lifecycle:
         del self.reasons["model"]
         self.metrics.build_info.labels(VERSION, self.engine_name, engine.model_name, engine.dtype).set(1)
         try:
-            check_fingerprint(engine, artifact)
+            check_probe(engine, artifact)
             await engine.load_heads(head_bank(artifact.probe))
         except (EngineError, ValueError) as error:  # another model's probe; ModelMismatchError is a ValueError
             self._refuse("probe", one_line(error))

@@ -1,18 +1,16 @@
 """Loading: settings -> engine and probe artifact, with every failure in one line that names the fix."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from torch import nn
 
-import probes
-from probes.artifact import ArtifactError, ModelMismatchError, ProbeArtifact, check_model, load_artifact
+from probes.artifact import ArtifactError, ProbeArtifact
+from probes.fingerprint import check_model, fingerprint_model
+from probes.registry import ProbeNotFoundError, find_probe
 from service.engines.base import Engine
 from service.engines.fake import FakeEngine
 from service.engines.registry import EngineChoice, EngineUnavailableError, build_engine
 from service.fake_probe import fake_artifact
+from service.guard import LOCATORS
 from service.settings import Settings
-
-SHIPPED = Path(probes.__file__).parent / "library"
 
 
 class StartupError(RuntimeError):
@@ -49,42 +47,32 @@ def load_probe(settings: Settings, engine: Engine) -> ProbeArtifact:
     """Load the probe artifact.
 
     Raises:
-        StartupError: There is none by that name, it is damaged, or none of the shipped ones fits the model.
+        StartupError: There is none by that name, it is damaged, or `default` fits none to the model.
     """
-    if isinstance(engine, FakeEngine) and settings.probe == "default":
-        return fake_artifact()
-    places = [place for place in (settings.probes_dir, SHIPPED) if place is not None]
-    try:
+    if isinstance(engine, FakeEngine):
         if settings.probe == "default":
-            return _fitting_probe(engine, settings)
-        if Path(settings.probe).expanduser().is_dir():
-            return load_artifact(Path(settings.probe).expanduser())
-        for place in places:
-            found = newest([artifact for artifact in _all_probes(place) if _has_name(artifact, settings.probe)])
-            if found is not None:
-                return found
-    except ArtifactError as error:
+            return fake_artifact()
+        fingerprint = fake_artifact().model
+    else:
+        fingerprint = fingerprint_model(_model_of(engine), engine.tokenizer, name=settings.model)
+    try:
+        return find_probe(settings.probe, fingerprint, settings.probes_dir)
+    except (ProbeNotFoundError, ArtifactError) as error:
         raise StartupError(f"HGUARD_PROBE={settings.probe}: {one_line(error)}") from error
-    known = sorted({artifact.probe.name for place in places for artifact in _all_probes(place)})
-    raise StartupError(
-        f"HGUARD_PROBE={settings.probe}: no such probe; give a folder or one of: {', '.join(['default', *known])}"
-    )
 
 
-def check_fingerprint(engine: Engine, artifact: ProbeArtifact) -> None:
-    """The probe was trained on the loaded weights.
+def check_probe(engine: Engine, artifact: ProbeArtifact) -> None:
+    """The probe was trained on the loaded weights (the fake engine has none) and its answer tokens can be located.
 
     Raises:
         ModelMismatchError: It was not; says what differs.
+        ValueError: It names a locator that this version does not have.
     """
-    model: Any = getattr(engine, "model", None)
-    if model is not None:
-        check_model(artifact, model, engine.tokenizer)
-
-
-def newest(artifacts: list[ProbeArtifact]) -> ProbeArtifact | None:
-    """The highest version; numbers in it count as numbers."""
-    return max(artifacts, key=lambda artifact: _version_key(artifact.probe.version), default=None)
+    locator = artifact.probe.locator
+    if locator not in LOCATORS:
+        raise ValueError(f"the probe was calibrated with locator {locator!r}; this version has {', '.join(LOCATORS)}")
+    if not isinstance(engine, FakeEngine):
+        check_model(artifact.model, artifact.probe, _model_of(engine), engine.tokenizer)
 
 
 def one_line(error: BaseException) -> str:
@@ -92,35 +80,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _fitting_probe(engine: Engine, settings: Settings) -> ProbeArtifact:
-    fitting = []
-    for artifact in _all_probes(SHIPPED):
-        try:
-            check_fingerprint(engine, artifact)
-        except ModelMismatchError:
-            continue
-        fitting.append(artifact)
-    found = newest(fitting)
-    if found is None:
-        raise StartupError(
-            f"HGUARD_MODEL={settings.model}: no shipped probe was trained on this model; train one with "
-            "`python offline/train_probe.py --model ... --out DIR`, then set HGUARD_PROBE=DIR"
-        )
-    return found
-
-
-def _all_probes(place: Path) -> Iterator[ProbeArtifact]:
-    """Every artifact below a folder of probes; a folder that is being written starts with a dot and is passed over."""
-    for description in sorted(place.glob("**/probe.json")):
-        if not any(part.startswith(".") for part in description.relative_to(place).parts):
-            yield load_artifact(description.parent)
-
-
-def _has_name(artifact: ProbeArtifact, reference: str) -> bool:
-    name, _, version = reference.partition("@")
-    return artifact.probe.name == name and version in ("", artifact.probe.version)
-
-
-def _version_key(version: str) -> list[tuple[int, int, str]]:
-    parts = version.replace("-", ".").replace("_", ".").split(".")
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+def _model_of(engine: Engine) -> nn.Module:
+    """The loaded module of an engine that runs in this process."""
+    model: nn.Module = engine.model  # type: ignore[attr-defined]
+    return model

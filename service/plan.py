@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
+
 from probes.prompts import NoChatTemplateError, encode_messages, encode_prompt
 from probes.sampling import SamplingParams
 from service.errors import ApiError
@@ -122,6 +124,9 @@ def encode_request(served: ServedModel, body: Prompted) -> tuple[int, ...]:
             ids = encode_prompt(tokenizer, body.question, raw=body.raw)
     except NoChatTemplateError as error:
         raise ApiError(422, "no_chat_template", str(error), param="prompt") from None
+    except TemplateError:
+        message = "the model's chat template refuses this order of roles (some have no system role)"
+        raise ApiError(422, "chat_template", message, param="messages") from None
     if not ids:
         raise ApiError(422, "empty_prompt", "the prompt has no tokens", param="prompt")
     return tuple(ids)

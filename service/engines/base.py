@@ -21,6 +21,10 @@ class EngineError(RuntimeError):
     """The engine failed while a request ran; the message is for the log, not for the client."""
 
 
+class RequestTooLongError(ValueError):
+    """Prompt and response together do not fit the model; the message is for the client."""
+
+
 @dataclass(frozen=True)
 class HeadBank:
     """The linear read-outs that an engine evaluates on every row.
@@ -115,8 +119,8 @@ class RequestTiming:
 class Engine(Protocol):
     """A model with taps that generates and scores many sequences at once.
 
-    All methods are called from one event loop. `generate` may be abandoned at any time (`aclose`): the sequence then leaves
-    the batch before the next step.
+    All methods are called from one event loop. `generate` may be abandoned at any time (`aclose`): the sequence then
+    leaves the batch before the next step.
     """
 
     model_name: str
@@ -136,9 +140,10 @@ class Engine(Protocol):
         """Switch to these heads; requests that run keep the heads they began with."""
 
     def generate(self, request: EngineRequest, timing: RequestTiming) -> AsyncIterator[EvidenceStep]:
-        """Generate one sequence, a step at a time.
+        """Generate one sequence, a step at a time; it keeps the heads that were loaded when this was called.
 
         Raises:
+            RequestTooLongError: At once, before the first step.
             EngineError: The engine failed.
         """
 
@@ -148,5 +153,6 @@ class Engine(Protocol):
         """One teacher-forced pass over prompt and response.
 
         Raises:
-            EngineError: The engine failed.
+            RequestTooLongError: They do not fit the model.
+            EngineError: The engine failed, or its tap did not run.
         """

@@ -49,9 +49,10 @@ def model_name_of(reference: str) -> str:
 
 
 def _build_transformers(choice: EngineChoice) -> Engine:
+    folder = resolve_model(choice.model)
+
     from service.engines.transformers_engine import TransformersEngine
 
-    folder = resolve_model(choice.model)
     engine = TransformersEngine(
         folder,
         model_name=model_name_of(choice.model),

@@ -9,14 +9,14 @@ from service.middleware import CLIENT_LEFT, note_action
 from service.plan import plan_choices
 from service.request_id import override_request_id
 from service.routes.dependencies import CurrentMetrics, CurrentModel
-from service.routes.responses import ERRORS
+from service.routes.responses import ERRORS, STREAM
 from service.routes.stream import stream_response
 from service.schemas.generate import GenerateRequest, GenerateResponse
 
 router = APIRouter()
 
 
-@router.post("/generate", response_model=GenerateResponse, responses=ERRORS)
+@router.post("/generate", response_model=GenerateResponse, responses=ERRORS | STREAM)
 async def generate(request: Request, body: GenerateRequest, served: CurrentModel, metrics: CurrentMetrics) -> Response:
     """Ask the model; every response comes with its hallucination risk."""
     request_id = override_request_id(request.scope, body.request_id)

@@ -19,3 +19,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 NOT_READY: dict[int | str, dict[str, Any]] = {503: ERRORS[503]}
+
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "JSON, or with `stream` named events: start, token, span, guard, then done or error"}
+    | {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}

@@ -1,18 +1,26 @@
 """GET /livez, /readyz, /version, /probes, /metrics and /: what runs here and whether it can be used."""
 
+import asyncio
+import logging
 import platform
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
+from probes.artifact import ArtifactError, ProbeArtifact, load_artifact
+from probes.registry import list_artifacts
 from service.routes.dependencies import CurrentLifecycle, CurrentMetrics, CurrentModel
 from service.routes.responses import NOT_READY
 from service.schemas.status import Index, Live, ProbeEntry, ProbeList, Ready, Version
 from service.version import VERSION
 
 router = APIRouter()
+logger = logging.getLogger("hguard")
 
 
 @router.get("/livez")
@@ -40,32 +48,17 @@ async def show_version(lifecycle: CurrentLifecycle) -> Version:
         dtype=engine.dtype if engine else None,
         device=engine.device if engine else None,
         python=platform.python_version(),
-        torch=version("torch"),
-        transformers=version("transformers"),
+        torch=_installed("torch"),
+        transformers=_installed("transformers"),
     )
 
 
 @router.get("/probes", responses=NOT_READY)
-async def list_probes(served: CurrentModel) -> ProbeList:
-    """The probes that can be asked for, with what evaluation found."""
-    artifact, probe = served.artifact, served.probe
-    entry = ProbeEntry(
-        name=probe.name,
-        version=probe.version,
-        sha256=artifact.sha256,
-        state="active",
-        position=probe.position,
-        locator=probe.locator,
-        threshold=probe.threshold,
-        selected_neurons=len(probe.neurons),
-        h_neurons=len(probe.h_neurons),
-        per_mille=probe.per_mille,
-        model=asdict(artifact.model),
-        auroc=artifact.card.get("auroc"),
-        calibration_error=artifact.card.get("ece"),
-        card=artifact.card,
-    )
-    return ProbeList(probes=[entry])
+async def list_probes(served: CurrentModel, lifecycle: CurrentLifecycle) -> ProbeList:
+    """The served probe, then the others that lie in the folders of probes, with what evaluation found."""
+    others = await asyncio.to_thread(_read_others, served.artifact, lifecycle.settings.probes_dir)
+    entries = [_entry(served.artifact, "active"), *(_entry(artifact, "available") for artifact in others)]
+    return ProbeList(probes=entries)
 
 
 @router.get("/metrics", response_class=Response)
@@ -79,3 +72,41 @@ async def show_metrics(request: Request, metrics: CurrentMetrics) -> Response:
 async def index() -> Index:
     """Where to go."""
     return Index()
+
+
+@cache
+def _installed(package: str) -> str:
+    return version(package)
+
+
+def _entry(artifact: ProbeArtifact, state: Literal["active", "available"]) -> ProbeEntry:
+    probe = artifact.probe
+    return ProbeEntry(
+        name=probe.name,
+        version=probe.version,
+        sha256=artifact.sha256,
+        state=state,
+        position=probe.position,
+        locator=probe.locator,
+        threshold=probe.threshold,
+        selected_neurons=len(probe.neurons),
+        h_neurons=len(probe.h_neurons),
+        per_mille=probe.per_mille,
+        model=asdict(artifact.model),
+        auroc=artifact.card.get("auroc"),
+        calibration_error=artifact.card.get("ece"),
+        card=artifact.card,
+    )
+
+
+def _read_others(active: ProbeArtifact, probes_dir: Path | None) -> list[ProbeArtifact]:
+    others = []
+    for folder in list_artifacts(probes_dir):
+        try:
+            artifact = load_artifact(folder)
+        except ArtifactError as error:
+            logger.warning("not listed: %s", error)
+            continue
+        if artifact.sha256 != active.sha256:
+            others.append(artifact)
+    return others

@@ -40,7 +40,8 @@ class ProbeEntry(Sent):
     name: str
     version: str
     sha256: str
-    state: Literal["active"]
+    state: Literal["active", "available"]
+    """`active` is served; `available` lies in the folders of probes."""
     position: str
     locator: str
     threshold: float

@@ -1,8 +1,8 @@
 """The official implementation's definition of the features, expressed anew (`scripts/extract_activations.py`).
 
-What that script does, as read: record input and output of every module whose name has "down_proj" during one forward pass
-over one conversation; divide abs(input) times the column norms of the weight by (norm of output + 1e-8); then average
-(or take the maximum) over a token range. It works where every layer has exactly one down projection of one width.
+What that script does, as read: record input and output of every module whose name has "down_proj" during one forward
+pass over one conversation; divide abs(input) times the column norms of the weight by (norm of output + 1e-8); then
+average (or take the maximum) over a token range. It works where every layer has one down projection of one width.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """The paper's CETT as plain loops over float64 numbers, one neuron at a time. An oracle: shares no code with `probes`.
 
-Written from arXiv 2512.01797: a neuron's contribution to its layer's output is the norm of what it writes, z_j times its
-column of W_down, as a share of the norm of the whole output.
+Written from arXiv 2512.01797: a neuron's contribution to its layer's output is the norm of what it writes, z_j times
+its column of W_down, as a share of the norm of the whole output.
 """
 
 import math

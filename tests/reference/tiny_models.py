@@ -42,6 +42,7 @@ _OWN: dict[str, dict[str, object]] = {
         "mlp_only_layers": [1],
     },
     "DeepseekV3": {
+        "num_key_value_heads": 4,
         "n_routed_experts": 4,
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 24,

@@ -81,7 +81,6 @@ def test_source_is_named_by_the_file_or_by_the_user(spec, name):
         (row(2, answers=7), "line 2: `answers` must be a list"),
         (row(2, answers=[7]), "line 2: `answers` holds int '7'"),
         (row(2, answers=[" "]), "line 2: `answers` holds only blank text"),
-        (row(2, answers="['a"), "line 2: .*|"),
         (row(2, answers="['a', b']"), "line 2: `answers` looks like a list"),
         (row(2, id=[1]), "line 2: `id` must be text"),
         (row(1), "line 2: the id 'bad/q1' is also at .*line 1"),
@@ -90,9 +89,6 @@ def test_source_is_named_by_the_file_or_by_the_user(spec, name):
 )
 def test_bad_row_names_file_line_and_fix(tmp_path, bad, message):
     path = write(tmp_path / "bad.jsonl", row(1), bad)
-    if message.endswith("|"):
-        assert len(load(path)) == 2
-        return
     with pytest.raises(QuestionError, match=message) as error:
         load(path)
     assert "bad.jsonl" in str(error.value)
@@ -221,7 +217,10 @@ def test_data_set_that_cannot_be_had_says_what_to_do(monkeypatch):
 
 
 def test_generators_are_the_same_in_every_run():
-    assert load("builtin:world", "builtin:madeup", seed=5) == load("builtin:world", "builtin:madeup", seed=5)
+    assert load("builtin:world", "builtin:madeup", limit=100, seed=5) == [
+        *load("builtin:world", limit=100, seed=5),
+        *load("builtin:madeup", limit=100, seed=5),
+    ]
     first, second = (load("builtin:madeup", limit=50, seed=seed) for seed in (5, 6))
     assert {item.question for item in first}.isdisjoint(item.question for item in second)
 
@@ -243,9 +242,7 @@ def test_made_up_questions_have_no_answer():
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared question sets are not on this machine")
-@pytest.mark.parametrize(
-    "name", ["triviaqa/train", "popqa/train", "web_questions/train", "world_facts/train", "nq_open/train"]
-)
+@pytest.mark.parametrize("name", ["popqa/train", "web_questions/train", "world_facts/train"])
 def test_shared_sets_load_without_losing_a_row(name):
     path = SHARED / f"{name}.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:

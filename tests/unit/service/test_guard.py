@@ -51,7 +51,9 @@ def test_pools_own_rows_and_calibrates():
     assert judgement.logit == pytest.approx((1.0 - 2.0 + 4.0) / 3 + 0.5)
     assert judgement.risk == pytest.approx(sigmoid(1.5))
     assert [score.logit for score in judgement.token_scores] == pytest.approx([1.5, -1.5, 4.5])
-    assert [score.risk for score in judgement.token_scores] == pytest.approx([sigmoid(1.5), sigmoid(-1.5), sigmoid(4.5)])
+    assert [score.risk for score in judgement.token_scores] == pytest.approx(
+        [sigmoid(1.5), sigmoid(-1.5), sigmoid(4.5)]
+    )
     assert [(part.span.start, part.span.end, part.risk) for part in judgement.spans] == [(0, 3, judgement.risk)]
 
 
@@ -135,6 +137,15 @@ def test_running_risk_of_all_tokens_is_the_risk():
     assert running_risk(response, make_probe(), question="q", locator="default") == judgement.risk
 
 
+def test_a_span_that_is_still_being_written_is_not_judged_while_it_runs():
+    question = "What is the capital of France?"
+    for text, is_judged in (("It is Par", False), ("It is Paris", False), ("It is Paris.", True)):
+        response = make_response(text, [0.0] * (len(text) + 1))
+        risk = running_risk(response, make_probe(), question=question, locator="lexical")
+        assert (risk is not None) is is_judged
+        assert judge(response, make_probe(), question=question, locator="lexical").status == "scored"
+
+
 def test_token_scores_do_not_depend_on_the_rest_of_the_response():
     response = make_response("abcdefgh", [0.37 * at for at in range(9)])
     judgement = judge(response, make_probe(), question="q", locator="default")
@@ -145,8 +156,3 @@ def test_policy_off_is_disabled_and_not_zero():
     judgement = unscored(make_response("abc", []))
     assert (judgement.status, judgement.risk) == ("disabled", None)
     assert judgement.token_scores == ((None, None),) * 3
-
-
-def test_a_locator_of_a_later_version_is_refused():
-    with pytest.raises(ValueError, match="locator 'oracle'"):
-        judge(make_response("a", [0.0, 0.0]), make_probe(locator="oracle"), question="q", locator="default")

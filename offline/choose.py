@@ -1,7 +1,7 @@
 """Choose how the probe is fitted: mode, position rule, standardisation and C, by cross-validation on the training rows.
 
 Folds are disjoint by answer string. Of all settings within one standard error of the best AUROC the one with the fewest
-selected neurons wins: a probe should be small unless size pays.
+selected neurons wins: a probe should be small unless size pays. Finished paths are rows of a stage.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ from offline.fit import Mode, training_view
 from offline.l1 import L1Fit, fit_l1_path
 from offline.metrics import auroc
 from offline.row_view import RowView
-from offline.table import Floats, Ints, Mask, Table
+from offline.stages import Stage
+from offline.table import MORE_ROWS, Floats, Ints, Mask, Table
 from probes.positions import PositionRule
 
 FOLDS = 4
@@ -35,6 +36,12 @@ class Variant:
     is_standardised: bool
     tokens: Literal["answer", "prompt"] = "answer"
     """`prompt`: the question-only control, the same probe on tokens before the answer."""
+
+    @property
+    def name(self) -> str:
+        """Names the variant in stage rows."""
+        units = "standardised" if self.is_standardised else "raw"
+        return f"{self.mode} {self.position} {units} {self.tokens}"
 
     @property
     def c_values(self) -> tuple[float, ...]:
@@ -76,6 +83,19 @@ class Candidate:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class FoldPath:
+    """One variant fitted along its grid without one fold."""
+
+    variant: str
+    fold: int
+    logits: tuple[tuple[float, ...], ...]
+    """Of the rows of the fold, one tuple a C."""
+    n_selected: tuple[int, ...]
+    """One a C."""
+    n_h_neurons: tuple[int, ...]
+
+
 _MODES: tuple[Mode, ...] = ("3-vs-1", "1-vs-1")
 _POSITIONS: tuple[PositionRule, ...] = ("own", "predicting")
 VARIANTS = tuple(Variant(*settings) for settings in product(_MODES, _POSITIONS, (False, True)))
@@ -96,7 +116,7 @@ def fit_variant(
 def score(table: Table, group: str, rows: Mask, fit: L1Fit, view: RowView) -> Floats:
     """Logits of some rows [n] under a fit."""
     weights, intercept = raw_units(fit, view)
-    values = np.asarray(table.groups[group][table.place[rows]][:, fit.columns], dtype=np.float64)
+    values = np.asarray(table.groups[group][table.place[rows][:, None], fit.columns], dtype=np.float64)
     return np.asarray(values @ weights + intercept, dtype=np.float64)
 
 
@@ -107,36 +127,73 @@ def raw_units(fit: L1Fit, view: RowView) -> tuple[Floats, float]:
     return weights, fit.intercept - shift
 
 
-def cross_validate(table: Table, variants: Sequence[Variant] = VARIANTS) -> list[Candidate]:
-    """Every variant at every C of its grid."""
+def cross_validate(table: Table, variants: Sequence[Variant], stage: Stage[FoldPath]) -> list[Candidate]:
+    """Every variant at every C of its grid.
+
+    Args:
+        table: All rows; only those of `train` are used.
+        variants: What to try.
+        stage: Keeps the finished paths.
+
+    Raises:
+        ValueError: A fold holds one class only.
+    """
     train = np.flatnonzero(table.in_split("train"))
+    labels = table.labels[train]
     fold = np.array([_fold_of(table.rows[row].answers_key) for row in train])
-    candidates = []
-    with tqdm(total=len(variants) * FOLDS, desc="cross-validation", unit="path") as bar:
-        for variant in variants:
-            logits = np.zeros((len(variant.c_values), len(train)))
-            sizes = np.zeros((len(variant.c_values), FOLDS, 2))
-            for k in range(FOLDS):
-                inside, outside = (_mask(table, train[which]) for which in (fold != k, fold == k))
-                fits, view = fit_variant(table, inside, variant, variant.c_values)
-                for number, fit in enumerate(fits):
-                    logits[number, fold == k] = score(table, variant.groups[0], outside, fit, view)
-                    sizes[number, k] = len(fit.columns), (fit.weights > 0).sum()
+    if any(len(set(labels[fold == k])) < 2 for k in range(FOLDS)):
+        raise ValueError(
+            f"{(labels == 0).sum()} faithful and {(labels == 1).sum()} hallucinated training rows are too few: each of "
+            f"{FOLDS} folds needs both; {MORE_ROWS}"
+        )
+    done = {(path.variant, path.fold): path for path in stage.rows()}
+    todo = [(variant, k) for variant in variants for k in range(FOLDS) if (variant.name, k) not in done]
+    if not stage.is_complete:
+        total = len(variants) * FOLDS
+        with stage, tqdm(total=total, initial=total - len(todo), desc=stage.name, unit="path") as bar:
+            for variant, k in todo:
+                path = _fit_without(table, variant, k, inside=train[fold != k], outside=train[fold == k])
+                done[variant.name, k] = path
+                stage.append([path])
                 bar.update()
-            labels = table.labels[train]
-            for number, c in enumerate(variant.c_values):
-                folds = [auroc(logits[number, fold == k], labels[fold == k]) for k in range(FOLDS)]
-                candidates.append(
-                    Candidate(
-                        variant=variant,
-                        c=c,
-                        auroc=float(np.mean(folds)),
-                        standard_error=float(np.std(folds, ddof=1) / np.sqrt(FOLDS)),
-                        n_selected=float(sizes[number, :, 0].mean()),
-                        n_h_neurons=float(sizes[number, :, 1].mean()),
-                        out_of_fold=logits[number],
-                    )
-                )
+        stage.finish(paths=total)
+    return [
+        candidate
+        for variant in variants
+        for candidate in _summarise(variant, [done[variant.name, k] for k in range(FOLDS)], fold, labels)
+    ]
+
+
+def _fit_without(table: Table, variant: Variant, k: int, *, inside: Ints, outside: Ints) -> FoldPath:
+    fits, view = fit_variant(table, _mask(table, inside), variant, variant.c_values)
+    held_out = _mask(table, outside)
+    return FoldPath(
+        variant=variant.name,
+        fold=k,
+        logits=tuple(tuple(score(table, variant.groups[0], held_out, fit, view).tolist()) for fit in fits),
+        n_selected=tuple(len(fit.columns) for fit in fits),
+        n_h_neurons=tuple(int((fit.weights > 0).sum()) for fit in fits),
+    )
+
+
+def _summarise(variant: Variant, paths: Sequence[FoldPath], fold: Ints, labels: Ints) -> list[Candidate]:
+    candidates = []
+    for number, c in enumerate(variant.c_values):
+        out_of_fold = np.zeros(len(labels))
+        for path in paths:
+            out_of_fold[fold == path.fold] = path.logits[number]
+        folds = [auroc(out_of_fold[fold == k], labels[fold == k]) for k in range(FOLDS)]
+        candidates.append(
+            Candidate(
+                variant=variant,
+                c=c,
+                auroc=float(np.mean(folds)),
+                standard_error=float(np.std(folds, ddof=1) / np.sqrt(FOLDS)),
+                n_selected=float(np.mean([path.n_selected[number] for path in paths])),
+                n_h_neurons=float(np.mean([path.n_h_neurons[number] for path in paths])),
+                out_of_fold=out_of_fold,
+            )
+        )
     return candidates
 
 

@@ -1,0 +1,105 @@
+"""Run: a refresh under way, its configuration, and the model, loaded when a stage first needs it. Runs no stage."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from offline.records import Question
+from offline.sample import Sampler
+from probes.models import load_model, load_tokenizer, resolve_model
+from probes.prompts import ANSWER_ONLY, encode_prompt
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a refresh is asked to do; the command line's nouns."""
+
+    model: str
+    questions: tuple[str, ...]
+    out: Path
+    limit: int | None = None
+    """Most questions a source."""
+    seed: int = 0
+    samples: int = 10
+    """Temperature samples of a question that matters."""
+    agreement: float = 1.0
+    """Share of the samples with equal verdicts that keeps a question; the paper's 10 of 10 is 1.0."""
+    wrong_per_right: float = 1.1
+    """Wrong questions asked again for each right one of the same source and group; fewer do where few right answers are
+    consistent, since the classes are balanced afterwards."""
+    max_tokens: int = 50
+    batch_rows: int = 128
+    dtype: str = "auto"
+    """Of the features and the golden trace."""
+    sampling_dtype: str = "auto"
+    device: str = "auto"
+    judge: str = "alias"
+    """`alias`, or the name of a model behind an OpenAI-compatible endpoint."""
+    sentences: bool = False
+    """Ask without "answer only", so that the model answers in sentences."""
+    spans: str = "lexical"
+    """`lexical`, `alias`, `short-answer` or `openai`."""
+    endpoint: str | None = None
+    """Base address of the OpenAI-compatible endpoint; its key is read from the environment."""
+    max_per_mille: float = 1.0
+    """Most H-neurons per thousand neurons that the grid may choose."""
+    unfiltered: int = 1000
+    """Most unfiltered rows in each of calibration and test."""
+
+
+class Run:
+    """A refresh under way: its configuration, and the model, loaded when first needed."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.out = config.out
+        self._loaded: tuple[str, nn.Module] | None = None
+
+    @cached_property
+    def folder(self) -> Path:
+        """The model's local folder."""
+        return resolve_model(self.config.model)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return load_tokenizer(self.folder)
+
+    def model(self, dtype: str) -> nn.Module:
+        """The model in a dtype; the one loaded last is kept."""
+        if self._loaded is None or self._loaded[0] != dtype:
+            self._loaded = None
+            self._loaded = (dtype, load_model(self.folder, dtype=dtype, device=self.config.device))
+        return self._loaded[1]
+
+    def encode(self, question: Question, *, sentences: bool | None = None) -> list[int]:
+        """Prompt token ids of a question, in the run's style or the one named."""
+        plain = self.config.sentences if sentences is None else sentences
+        return encode_prompt(self.tokenizer, question.question + ("" if plain else ANSWER_ONLY))
+
+    def sampler(self, *, sentences: bool | None = None) -> Sampler:
+        """A sampler that asks in the run's style or the one named."""
+        c = self.config
+        return Sampler(
+            self.model(c.sampling_dtype),
+            self.tokenizer,
+            lambda question: self.encode(question, sentences=sentences),
+            seed=c.seed,
+            max_tokens=c.max_tokens,
+            max_rows=c.batch_rows,
+        )
+
+    @property
+    def sampling_settings(self) -> dict[str, Any]:
+        """What decides sampled rows, beside the questions."""
+        c = self.config
+        return {
+            "model": c.model,
+            "seed": c.seed,
+            "max_tokens": c.max_tokens,
+            "dtype": c.sampling_dtype,
+            "sentences": c.sentences,
+        }

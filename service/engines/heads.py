@@ -1,0 +1,92 @@
+"""Loaded heads: a head bank wired to a model, and one forward pass under it.
+
+A pass that needs neither scores nor alpha runs without a hook on the model: the guard costs nothing there and cannot
+change a bit.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from probes.tap import HeadTap, TapError
+from service.engines.base import HeadBank, RowEvidence
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedHeads:
+    """A head bank and its tap on the engine's model."""
+
+    bank: HeadBank
+    tap: HeadTap
+    weights: Tensor
+    """[N, K] on the model's device."""
+
+    @classmethod
+    def load(cls, model: nn.Module, bank: HeadBank) -> "LoadedHeads":
+        """Wire a bank to a model; hooks nothing yet.
+
+        Raises:
+            ValueError: The bank is not of this model.
+        """
+        tap = HeadTap(model, bank.neurons, bank.suppressed)
+        return cls(bank, tap, torch.from_numpy(bank.weights).to(tap.device))
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What one forward pass gave."""
+
+    logits: Tensor
+    """[B, Q, V] of the last Q fed columns."""
+    tap_error: TapError | None = None
+    """The tap did not run: nothing was read, and alpha cannot be trusted to have been applied."""
+    scores: list[list[list[float]]] | None = None
+    """[B][Q][N]; None where nothing was to be read, or could not be."""
+    cett: Tensor | None = None
+    """[B, Q, K]."""
+    scoring_seconds: float = 0.0
+
+    def row(self, at: int, column: int, *, wants_neurons: bool) -> RowEvidence | None:
+        """Evidence of one fed row; None where it was not read."""
+        if self.scores is None or self.cett is None:
+            return None
+        neurons = self.cett[at, column].float().cpu().numpy() if wants_neurons else None
+        return RowEvidence(tuple(self.scores[at][column]), neurons)
+
+
+def run_pass(
+    heads: LoadedHeads | None,
+    forward: Callable[[], Tensor],
+    *,
+    alphas: Sequence[float],
+    is_read: bool,
+    last: int = 1,
+) -> PassResult:
+    """Run the model once.
+
+    Args:
+        heads: What is read and scaled; None without a probe.
+        forward: Runs the model; returns logits [B, Q, V].
+        alphas: Of each row, B of them.
+        is_read: Whether any row is scored in this pass.
+        last: How many of the last fed columns are read.
+    """
+    is_scaled = any(alpha != 1 for alpha in alphas)
+    if heads is None or not (is_read or is_scaled):
+        return PassResult(forward())
+    tap = heads.tap
+    with tap.attached():
+        tap.begin(len(alphas), alphas=torch.tensor(alphas) if is_scaled else None, last=last)
+        logits = forward()
+    began = time.perf_counter()
+    try:
+        reading = tap.read()
+    except TapError as error:
+        return PassResult(logits, tap_error=error)
+    if not is_read:
+        return PassResult(logits)
+    scores: list[list[list[float]]] = reading.scores(heads.weights).tolist()
+    return PassResult(logits, scores=scores, cett=reading.cett, scoring_seconds=time.perf_counter() - began)

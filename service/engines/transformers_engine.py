@@ -1,0 +1,167 @@
+"""The transformers engine: any supported Hugging Face model, continuous batching, on a CPU or a GPU.
+
+The event loop's side: checks requests, passes them to the worker thread and evidence back. The model runs in
+`service.engines.batch_loop`. ARCHITECTURE.md says why that loop is ours and not transformers' own.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+from probes.decoding import stop_token_ids
+from probes.models import load_model, load_tokenizer
+from service.engines.base import (
+    EngineError,
+    EngineRequest,
+    EvidenceStep,
+    HeadBank,
+    RequestTiming,
+    RequestTooLongError,
+    ScoredSequence,
+)
+from service.engines.batch_loop import BatchLoop
+from service.engines.heads import LoadedHeads
+from service.engines.sequence import Delivery, RunningSequence
+from service.engines.teacher import ScoreJob
+
+_PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}
+"""Prompt tokens that are fed between two steps: about what keeps running rows waiting no longer than a few steps."""
+
+
+class TransformersEngine:
+    """Serves one model; implements `service.engines.base.Engine`."""
+
+    def __init__(
+        self, model_folder: Path, *, model_name: str, dtype: str = "auto", device: str = "auto", max_rows: int = 16
+    ) -> None:
+        """Load the model; takes seconds to minutes. `start` serves it.
+
+        Args:
+            model_folder: What `probes.models.resolve_model` returned.
+            model_name: What clients call the model.
+            dtype: See `probes.models.load_model`.
+            device: See `probes.models.load_model`.
+            max_rows: Sequences that run together; more wait.
+        """
+        self.model = load_model(model_folder, dtype=dtype, device=device)
+        self.tokenizer = load_tokenizer(model_folder)
+        self.model_name = model_name
+        parameter = next(self.model.parameters())
+        self.stop_token_ids = stop_token_ids(self.model, self.tokenizer)
+        config: Any = self.model.config.get_text_config()
+        self.max_model_len = int(config.max_position_embeddings)
+        self.dtype = str(parameter.dtype).removeprefix("torch.")
+        self.device = str(parameter.device)
+        self._vocabulary = int(config.vocab_size)
+        self._heads: LoadedHeads | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._worker = BatchLoop(
+            self.model,
+            stop_ids=self.stop_token_ids,
+            max_rows=max_rows,
+            prefill_tokens=_PREFILL_TOKENS.get(parameter.device.type, 256),
+            post=self._post,
+        )
+        self._thread = threading.Thread(target=self._worker.run, name="hguard-engine", daemon=True)
+
+    @property
+    def running(self) -> int:
+        """Sequences that hold a row."""
+        return self._worker.n_running
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Stop; running requests end with EngineError."""
+        self._worker.close()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    async def load_heads(self, bank: HeadBank) -> None:
+        """Switch to these heads; requests that run keep the heads they began with.
+
+        The switch happens when this returns, in the caller's own step of the event loop: no request can slip in between
+        it and whatever the caller switches along.
+
+        Raises:
+            ValueError: The bank is not of this model.
+        """
+        self._check_started()
+        self._heads = await asyncio.wrap_future(self._worker.call(lambda: LoadedHeads.load(self.model, bank)))
+
+    def generate(self, request: EngineRequest, timing: RequestTiming) -> AsyncGenerator[EvidenceStep, None]:
+        """Generate one sequence, a step at a time; it keeps the heads that were loaded when this was called.
+
+        Raises:
+            RequestTooLongError: At once, before the first step.
+            EngineError: The engine failed.
+        """
+        self._check_started()
+        self._check_ids(request.prompt_ids, request.max_tokens)
+        if request.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1")
+        if self._heads is None and (request.is_scored or request.alpha != 1):
+            raise EngineError("no heads are loaded: the request can be neither scored nor suppressed")
+        return self._steps(RunningSequence(request, timing, self._heads))
+
+    async def score(
+        self, prompt_ids: Sequence[int], response_ids: Sequence[int], *, alpha: float = 1.0, wants_neurons: bool = False
+    ) -> ScoredSequence:
+        """One teacher-forced pass over prompt and response.
+
+        Raises:
+            RequestTooLongError: They do not fit the model.
+            EngineError: The engine failed, or its tap did not run.
+        """
+        self._check_started()
+        self._check_ids([*prompt_ids, *response_ids], 0)
+        if not prompt_ids:
+            raise ValueError("the prompt is empty: there is no row that predicts the first token")
+        if self._heads is None:
+            raise EngineError("no heads are loaded")
+        job = ScoreJob(tuple(prompt_ids), tuple(response_ids), self._heads, alpha, wants_neurons)
+        self._worker.score(job)
+        return await asyncio.wrap_future(job.result)
+
+    async def _steps(self, sequence: RunningSequence) -> AsyncGenerator[EvidenceStep, None]:
+        self._worker.submit(sequence)
+        try:
+            while True:
+                step = await sequence.steps.get()
+                if isinstance(step, EngineError):
+                    raise step
+                yield step
+                if step.finish_reason is not None:
+                    return
+        finally:
+            sequence.is_abandoned = True  # the worker drops it before its next step; no matter where it is done
+
+    def _post(self, deliveries: list[Delivery]) -> None:
+        """Hand a turn's steps to the event loop; called on the worker thread."""
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_deliver, deliveries)
+
+    def _check_started(self) -> None:
+        if self._loop is None:
+            raise EngineError("the engine is not started")
+
+    def _check_ids(self, ids: Sequence[int], more: int) -> None:
+        if not ids:
+            raise ValueError("the prompt is empty")
+        if len(ids) + more > self.max_model_len:
+            raise RequestTooLongError(
+                f"{len(ids)} tokens and {more} to generate are more than the {self.max_model_len} of {self.model_name}"
+            )
+        if min(ids) < 0 or max(ids) >= self._vocabulary:  # on a GPU this would end the whole process
+            raise ValueError(f"a token id is outside the model's vocabulary of {self._vocabulary}")
+
+
+def _deliver(deliveries: list[Delivery]) -> None:
+    for sequence, step in deliveries:
+        sequence.steps.put_nowait(step)

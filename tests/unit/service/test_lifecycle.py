@@ -1,0 +1,86 @@
+"""Start-up: what is not proved is not served, and /readyz says why."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from probes.fingerprint import ModelMismatchError
+from service.lifecycle import Parts
+from tests.serving import QUESTION, make_parts, serve_in_process
+
+
+async def refuses(serve, parts, reason):
+    client = await serve(parts)
+    ready = await client.get("/readyz")
+    assert ready.status_code == 503
+    assert ready.json()["status"] == "not_ready"
+    assert any(reason in line for line in ready.json()["reasons"])
+    assert (await client.get("/livez")).status_code == 200
+    assert (await client.get("/version")).json()["engine"] == "fake"
+    for path, body in (("/generate", {"prompt": QUESTION}), ("/score", {"prompt": QUESTION, "response": "Paris"})):
+        answer = await client.post(path, json=body)
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "not_ready"
+    return (await client.get("/metrics")).text
+
+
+async def test_ready_once_the_golden_trace_has_passed(serve):
+    client = await serve()
+    assert (await client.get("/readyz")).json() == {"status": "ready", "reasons": []}
+    metrics = (await client.get("/metrics")).text
+    assert "hguard_golden_trace_ok 1.0" in metrics
+    assert 'hguard_probe_info{name="fake"' in metrics
+
+
+@pytest.mark.parametrize("fault", ["missing_rows", "nan_scores", "crash"])
+async def test_a_tap_that_does_not_work_is_found_before_the_first_request(serve, fault):
+    metrics = await refuses(serve, make_parts(fault=fault), "golden_trace:")
+    assert "hguard_golden_trace_ok 0.0" in metrics
+    assert 'hguard_probe_loads_total{result="refused"} 1.0' in metrics
+
+
+async def test_scores_of_another_row_are_found_by_the_golden_trace(serve):
+    parts = make_parts()
+    golden = parts.artifact.golden
+    shifted = replace(golden, scores=(np.roll(golden.scores[0], 1),))
+    await refuses(serve, replace(parts, artifact=replace(parts.artifact, golden=shifted)), "standard deviations")
+
+
+async def test_an_artifact_without_a_golden_trace_proves_nothing(serve):
+    parts = make_parts()
+    golden = replace(parts.artifact.golden, prompt_ids=(), response_ids=(), scores=())
+    await refuses(serve, replace(parts, artifact=replace(parts.artifact, golden=golden)), "no golden trace")
+
+
+async def test_a_probe_of_another_model_is_refused(serve, monkeypatch):
+    def differs(*_):
+        raise ModelMismatchError("widths is (8, 8) there and (9, 9) in the loaded model")
+
+    monkeypatch.setattr("service.lifecycle.check_probe", differs)
+    await refuses(serve, make_parts(), "probe: widths is")
+
+
+async def test_a_locator_of_a_later_version_is_refused(serve):
+    await refuses(serve, make_parts(locator="oracle"), "locator 'oracle'")
+
+
+async def test_a_model_that_cannot_be_had_is_a_reason(serve):
+    async with serve_in_process(None, engine="vllm") as client:
+        ready = await client.get("/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (503, "not_ready")
+        assert "HGUARD_ENGINE=vllm" in ready.json()["reasons"][0]
+        assert (await client.get("/version")).json()["engine"] == "vllm"
+        assert (await client.get("/livez")).status_code == 200
+
+
+async def test_the_engine_is_closed_when_the_application_ends(monkeypatch):
+    closed = []
+
+    class Closing(type(make_parts().engine)):
+        async def close(self):
+            closed.append(True)
+
+    async with serve_in_process(Parts(Closing(), make_parts().artifact)):
+        assert not closed
+    assert closed

@@ -1,0 +1,52 @@
+"""`python -m service`: what cannot work is said in one line, with exit code 2."""
+
+import socket
+
+import pytest
+
+from service.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def fails_with(capsys, *words):
+    assert main([]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert "Traceback" not in error
+    for word in words:
+        assert word in error
+
+
+def test_a_taken_port(monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("HGUARD_PORT", str(taken.getsockname()[1]))
+        fails_with(capsys, "cannot listen", "HGUARD_PORT")
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"HGUARD_PORT": "99999"}, ["HGUARD_PORT='99999'"]),
+        ({"HGUARD_ENGIN": "fake"}, ["did you mean HGUARD_ENGINE"]),
+        ({"HGUARD_ENGINE": "vllm"}, ["HGUARD_ENGINE=vllm", "HGUARD_ENGINE=transformers"]),
+        ({"HGUARD_MODEL": "model.gguf"}, ["HGUARD_MODEL=model.gguf", "does not exist"]),
+        ({"HGUARD_ENGINE": "fake", "HGUARD_PROBE": "nobody"}, ["HGUARD_PROBE=nobody", "no probe 'nobody'"]),
+    ],
+)
+def test_settings_that_cannot_work(monkeypatch, capsys, environment, words):
+    for name, value in {"HGUARD_PORT": "0", **environment}.items():
+        monkeypatch.setenv(name, value)
+    fails_with(capsys, *words)
+
+
+def test_help_and_version(capsys):
+    for argument, words in (("--help", ["HGUARD_MODEL", "HGUARD_ON_ERROR"]), ("--version", ["hguard "])):
+        with pytest.raises(SystemExit) as stop:
+            main([argument])
+        assert stop.value.code == 0
+        shown = capsys.readouterr().out
+        assert all(word in shown for word in words)
