@@ -142,8 +142,8 @@ def report_run(folder: Path) -> None:
                 rows += 1
                 overlap += max(found[0], gold[0]) < min(found[1], gold[1])
                 pairs.append(compare(AnswerSpan(*found), AnswerSpan(*gold)))
-    for name, (total, missing) in sorted(counts.items()):
-        print(f"{name:10} {total:6} responses, without a span {missing / total:.3f}")
+    for judged, (total, missing) in sorted(counts.items()):
+        print(f"{judged:10} {total:6} responses, without a span {missing / total:.3f}")
     exact, precision, recall, f1 = (sum(column) / rows for column in zip(*pairs, strict=True))
     print(f"right, lexical against the accepted answer: overlap {overlap / rows:.3f} exact {exact:.3f}")
     print(f"  code points: precision {precision:.3f} recall {recall:.3f} F1 {f1:.3f}")

@@ -119,9 +119,11 @@ def label_signs(labels: NDArray[np.integer], n_rows: int) -> Float64Array:
     """Labels 1 and 0 -> +1 and -1 [rows].
 
     Raises:
-        ValueError: Wrong length, other values, or one class only.
+        ValueError: No rows, wrong length, other values, or one class only.
     """
     values = np.asarray(labels)
+    if n_rows == 0:
+        raise ValueError("no labelled rows: the split is empty; check the labels and the split names")
     if values.shape != (n_rows,):
         raise ValueError(f"{n_rows} feature rows but labels of shape {values.shape}; give one label a row")
     if not np.isin(values, (0, 1)).all():

@@ -1,19 +1,21 @@
 """Verdicts -> labelled responses: the consistency filter, answer-disjoint splits, and balance within source and group.
 
-The response that is kept of a question is its greedy one, and only where its own verdict agrees with the label. Splits
-are made by the normalised first answer, so no two of them share one; aliases further down the lists may still meet.
+The response that is kept of a question is its greedy one, labelled by its own verdict, where at least a share
+`agreement` of the temperature samples has that verdict too (refusals and unjudged samples count against it). Splits are
+made by the normalised first answer, so no two of them share one; aliases further down the lists may still meet.
 """
 
 import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from offline.judge import find_consistency, split_judgeable
+from offline.judge import split_judgeable
 from offline.normalise import split_words
-from offline.records import Judgement, Label, LabelledResponse, Question
+from offline.records import Judgement, Label, LabelledResponse, Question, Verdict
 
-SPLITS = {"train": 0.54, "calibration": 0.10, "test": 0.36}
+SPLITS = {"train": 0.45, "calibration": 0.07, "test": 0.48}
 """Share of the answer strings in each split."""
 
 LABEL_OF = {"right": "faithful", "wrong": "hallucinated"}
@@ -52,7 +54,7 @@ def label_responses(
         questions: Every question that was asked.
         greedy: Its greedy verdict.
         samples: Verdicts of its temperature samples, where any were drawn.
-        agreement: Share of equal verdicts that keeps a question, in (0, 1].
+        agreement: Share of samples with the greedy answer's verdict that keeps a question, in (0, 1].
         seed: Of splits and of the balancing draw.
         unfiltered: Most unfiltered rows in each of the calibration and test splits.
         natural: Questions that unfiltered rows may be drawn from; None for all. Where not every question was judged,
@@ -78,12 +80,9 @@ def label_responses(
         if split != "train" and (natural is None or question.question_id in natural):
             drawable[split].append(row)
         if question.question_id in samples:
-            found = find_consistency([judgement.verdict for judgement in samples[question.question_id]], agreement)
-            if found.label == label:
-                kept = LabelledResponse(
-                    question.question_id, 0, label, split, question.source, question.group, found.agreement, key
-                )
-                filtered[split, question.source, question.group][label].append(kept)
+            share = _share_of(verdict, samples[question.question_id])
+            if share >= agreement:
+                filtered[split, question.source, question.group][label].append(replace(row, agreement=share))
     rows: list[LabelledResponse] = []
     for stratum in sorted(filtered):
         classes = filtered[stratum]
@@ -92,7 +91,7 @@ def label_responses(
             rows += _draw(classes[name], size, f"{seed}/{stratum}/{name}")
     for split in sorted(drawable):
         drawn = _draw(drawable[split], unfiltered, f"{seed}/unfiltered/{split}")
-        rows += [_renamed(row, f"unfiltered-{split}") for row in drawn]
+        rows += [replace(row, split=f"unfiltered-{split}") for row in drawn]
     return rows
 
 
@@ -105,13 +104,11 @@ def count_rows(rows: Iterable[LabelledResponse]) -> dict[str, dict[str, int]]:
     return {split: dict(counter) for split, counter in counts.items()}
 
 
+def _share_of(verdict: Verdict, samples: Sequence[Judgement]) -> float:
+    return sum(judgement.verdict == verdict for judgement in samples) / len(samples)
+
+
 def _draw(rows: list[LabelledResponse], size: int, key: str) -> list[LabelledResponse]:
     ordered = sorted(rows, key=lambda row: row.question_id)
     random.Random(key).shuffle(ordered)  # noqa: S311
     return ordered[:size]
-
-
-def _renamed(row: LabelledResponse, split: str) -> LabelledResponse:
-    return LabelledResponse(
-        row.question_id, row.sample, row.label, split, row.source, row.group, row.agreement, row.answers_key
-    )

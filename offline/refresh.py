@@ -10,7 +10,7 @@ from offline.asking import ask_greedy, ask_samples, pick_questions
 from offline.chat_client import ChatSettings
 from offline.judge import AliasJudge, Judge
 from offline.judge_openai import OpenAIJudge
-from offline.label import answers_key, count_rows, label_responses, split_of
+from offline.label import SPLITS, answers_key, count_rows, label_responses, split_of
 from offline.label_spans import ShortAnswerLabeller, find_alias, label_spans
 from offline.questions import load_questions
 from offline.records import Judgement, LabelledResponse, Question, Response, SpanRow
@@ -18,6 +18,7 @@ from offline.run import Run, RunConfig
 from offline.sample import PAPER_SAMPLING
 from offline.span_openai import OpenAILabeller
 from offline.stages import Stage, fingerprint
+from probes.claims import find_claims
 from probes.spans import locate_answer, token_offsets
 
 
@@ -93,11 +94,22 @@ def unfiltered_candidates(run: Run, questions: Sequence[Question]) -> list[Quest
 
 
 def label(
-    run: Run, questions: Sequence[Question], verdicts: Sequence[Judgement], upstream: str
+    run: Run, questions: Sequence[Question], answers: Sequence[Response], verdicts: Sequence[Judgement], upstream: str
 ) -> tuple[list[LabelledResponse], str]:
-    """Stage 5. The consistency filter, the splits, the balance."""
+    """Stage 5. The consistency filter, the splits, the balance.
+
+    Under the lexical locator an answer that claims nothing ("it is not specified") is no row: it is not scored online
+    either (`no_answer`), and dropping it after the balance would undo that.
+    """
     c = run.config
-    settings = {"verdicts": upstream, "agreement": c.agreement, "seed": c.seed, "unfiltered": c.unfiltered}
+    settings = {
+        "verdicts": upstream,
+        "agreement": c.agreement,
+        "seed": c.seed,
+        "unfiltered": c.unfiltered,
+        "splits": SPLITS,
+        "needs_claim": c.spans == "lexical",
+    }
     stage: Stage[LabelledResponse] = Stage(run.out, "labels", LabelledResponse, settings)
     if not stage.is_complete:
         greedy = {row.question_id: row for row in verdicts if row.sample == 0}
@@ -107,11 +119,14 @@ def label(
                 samples[row.question_id].append(row)
         whole = {key: rows for key, rows in samples.items() if len(rows) == c.samples}
         known = [question for question in questions if question.question_id in greedy]
+        if c.spans == "lexical":
+            texts = {row.question_id: row.text for row in answers}
+            known = [q for q in known if find_claims(run.ask(q), texts[q.question_id])]
         natural = None if c.judge == "alias" else {q.question_id for q in unfiltered_candidates(run, questions)}
         rows = label_responses(
             known, greedy, whole, agreement=c.agreement, seed=c.seed, unfiltered=c.unfiltered, natural=natural
         )
-        stage.write(rows, **count_rows(rows))
+        stage.write(rows, **count_rows(rows), judged_without_claim=len(greedy) - len(known))
     return list(stage.rows()), stage.fingerprint
 
 
@@ -141,7 +156,7 @@ def find_spans(run: Run, pairs: Sequence[tuple[Question, Response]]) -> tuple[li
         rows = []
         for question, response in pairs:
             offsets = token_offsets(run.tokenizer, response.token_ids)
-            for span in locate_answer(question.question, response.text, offsets):
+            for span in locate_answer(run.ask(question), response.text, offsets):
                 rows.append(SpanRow(response.question_id, response.sample, span.start, span.end, "lexical"))
         return rows, {"no span": len(pairs) - len({row.question_id for row in rows})}
     if c.spans == "openai":

@@ -75,10 +75,14 @@ class Run:
             self._loaded = (dtype, load_model(self.folder, dtype=dtype, device=self.config.device))
         return self._loaded[1]
 
-    def encode(self, question: Question, *, sentences: bool | None = None) -> list[int]:
-        """Prompt token ids of a question, in the run's style or the one named."""
+    def ask(self, question: Question, *, sentences: bool | None = None) -> str:
+        """The user's turn, in the run's style or the one named; the locator reads it too, as it does online."""
         plain = self.config.sentences if sentences is None else sentences
-        return encode_prompt(self.tokenizer, question.question + ("" if plain else ANSWER_ONLY))
+        return question.question + ("" if plain else ANSWER_ONLY)
+
+    def encode(self, question: Question, *, sentences: bool | None = None) -> list[int]:
+        """Prompt token ids of a question."""
+        return encode_prompt(self.tokenizer, self.ask(question, sentences=sentences))
 
     def sampler(self, *, sentences: bool | None = None) -> Sampler:
         """A sampler that asks in the run's style or the one named."""

@@ -70,8 +70,11 @@ class Sampler:
     def draw(self, jobs: Sequence[Job], params: SamplingParams) -> Iterator[list[Response]]:
         """Answer all jobs; finished responses come in small lists, in the order in which they finish.
 
-        Jobs of equal sample counts are expected together: a prefill shares one `copies`.
+        Raises:
+            ValueError: Jobs ask for different numbers of samples: the rows of a prefill are copied equally often.
         """
+        if len({len(job.samples) for job in jobs}) > 1:
+            raise ValueError("draw takes jobs that ask for as many samples each")
         waiting = sorted(((self.encode(job.question), job) for job in jobs), key=lambda pair: len(pair[0]))
         batch = DecodeBatch(self.model)
         rows: list[_Row] = []

@@ -88,7 +88,7 @@ class Stage(Generic[R]):
             self._file.write(json.dumps(dataclasses.asdict(typing.cast(Any, row)), ensure_ascii=False) + "\n")
         self._file.flush()
 
-    def write(self, rows: list[R], **counts: Any) -> None:
+    def write(self, rows: list[R], /, **counts: Any) -> None:
         """All rows of a stage that is made at one go; those that a killed run left are replaced, not added to."""
         self.path.unlink(missing_ok=True)
         with self:

@@ -30,7 +30,7 @@ def refresh(config: RunConfig, *, name: str, version: str) -> Path:
     greedy, made = sample_greedy(run, questions, made)
     samples, made = sample_again(run, questions, greedy, made)
     verdicts, made = judge(run, questions, greedy, samples, made)
-    labels, made = label(run, questions, verdicts, made)
+    labels, made = label(run, questions, greedy, verdicts, made)
     spans, made = mark_spans(run, labels, questions, greedy, made)
     if finished := find_finished(config, made, name, version):
         return finished
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def name_probe(model: str) -> str:
     """The last part of a model reference, without revision and .gguf."""
-    return Path(model.partition("@")[0]).name.removesuffix(".gguf")
+    return Path(model).name.partition("@")[0].removesuffix(".gguf")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

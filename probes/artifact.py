@@ -67,7 +67,7 @@ def golden_error(artifact: ProbeArtifact, scores: Sequence[NDArray[np.floating]]
     Returns:
         The error; inf where a score is missing or not finite.
     """
-    expected = np.concatenate(artifact.golden.scores).astype(np.float64)
+    expected = np.concatenate([np.zeros(0), *artifact.golden.scores]).astype(np.float64)
     actual = np.concatenate([np.asarray(row, dtype=np.float64) for row in scores]) if scores else np.zeros(0)
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return float("inf")

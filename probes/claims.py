@@ -68,11 +68,9 @@ def find_claims(question: str, response: str) -> list[tuple[int, int]]:
             claims += [found.span() for found in _SYMBOLS.finditer(response, start, end)][:1]
             continue
         is_echo = all(word.is_asked for word in words) and "?" in response[words[-1].end : end]
-        if (
-            is_echo
-            or _REFUSAL.search(response, start, end)
-            or (claims and len(words) == 1 and words[0].end - start < 3)
-        ):
+        # An answer that is cut off inside a list ends with the next number alone.
+        is_list_number = bool(claims) and len(words) == 1 and words[0].end - start < 3
+        if is_echo or is_list_number or _REFUSAL.search(response, start, end):
             continue
         is_alone = len(sentences) == 1
         if _is_bare(words, is_alone=is_alone):

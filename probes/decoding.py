@@ -139,7 +139,7 @@ def stop_token_ids(model: nn.Module, tokenizer: Any) -> frozenset[int]:
     configuration: Any = getattr(model, "generation_config", None)
     eos = configuration.eos_token_id if configuration else None
     ids = set(eos) if isinstance(eos, list) else {eos}
-    return frozenset(ids | {tokenizer.eos_token_id}) - {None}
+    return frozenset(int(token_id) for token_id in ids | {tokenizer.eos_token_id} if token_id is not None)
 
 
 def _feed(model: nn.Module, ids: Tensor, start: Tensor, columns: int, cache: Cache, logits_to_keep: int) -> Tensor:

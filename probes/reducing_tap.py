@@ -56,6 +56,7 @@ class ReducingTap:
         self._weights = weights
         self._out = torch.empty(*weights.shape[:2], sum(self.widths), device=weights.device)
         self._seen.clear()
+        self._pending.clear()  # of a pass that failed
         output = self.model(**inputs)
         if len(self._seen) != len(self._parts):
             missing = sorted({part.layer for part in self._parts} - self._seen)

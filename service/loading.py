@@ -1,5 +1,6 @@
 """Loading: settings -> engine and probe artifact, with every failure in one line that names the fix."""
 
+import torch
 from torch import nn
 
 from probes.artifact import ArtifactError, ProbeArtifact
@@ -35,11 +36,7 @@ def load_engine(settings: Settings) -> Engine:
         return build_engine(settings.engine, choice)
     except EngineUnavailableError as error:
         raise StartupError(f"HGUARD_ENGINE={settings.engine}: {one_line(error)}") from error
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # a reference that names nothing, a broken folder, no such device
+    except (OSError, ValueError, RuntimeError) as error:  # no such model, a broken folder, no such device
         raise StartupError(f"HGUARD_MODEL={settings.model}: {one_line(error)}") from error
 
 
@@ -72,7 +69,8 @@ def check_probe(engine: Engine, artifact: ProbeArtifact) -> None:
     if locator not in LOCATORS:
         raise ValueError(f"the probe was calibrated with locator {locator!r}; this version has {', '.join(LOCATORS)}")
     if not isinstance(engine, FakeEngine):
-        check_model(artifact.model, artifact.probe, _model_of(engine), engine.tokenizer)
+        with torch.inference_mode():  # column norms are numbers here, not a graph
+            check_model(artifact.model, artifact.probe, _model_of(engine), engine.tokenizer)
 
 
 def one_line(error: BaseException) -> str:

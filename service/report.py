@@ -62,12 +62,14 @@ def report_spans(response: ModelResponse, judgement: Judgement, *, is_withheld: 
     """The answer spans."""
     spans = []
     for part in judgement.spans:
-        first, last = response.tokens[part.span.start], response.tokens[part.span.end - 1]
+        start, end = response.tokens[part.span.start].start, response.tokens[part.span.end - 1].end
+        text = response.text[start:end]
+        start += len(text) - len(text.lstrip())  # a token often begins with the space before its word
         spans.append(
             SpanReport(
-                text=None if is_withheld else response.text[first.start : last.end],
-                start=first.start,
-                end=last.end,
+                text=None if is_withheld else text.strip(),
+                start=start,
+                end=start + len(text.strip()),
                 token_start=part.span.start,
                 token_end=part.span.end,
                 risk=part.risk,

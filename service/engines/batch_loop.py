@@ -18,13 +18,10 @@ from torch import nn
 from service.engines.base import EngineError
 from service.engines.lane import Admission, Lane
 from service.engines.sequence import Delivery, RunningSequence, fail
-from service.engines.teacher import ScoreJob, TeacherForcing, fail_jobs
+from service.engines.teacher import MAX_SCORED_TOKENS, ScoreJob, TeacherForcing, fail_jobs
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-MAX_SCORED_TOKENS = 4096
-"""Tokens of score jobs that are batched together, padding included; a longer one runs alone."""
 
 
 class BatchLoop:
@@ -168,19 +165,20 @@ class BatchLoop:
         self._lanes = [lane for lane in self._lanes if any(one.is_running for one in lane.sequences)]
 
     def _prefill(self) -> None:
-        admission = self._admission or self._admit()
-        if admission is None:
+        sequences = self._admission.sequences if self._admission else self._next_sequences()
+        if not sequences:
             return
-        self._admission, is_fed = None, False
-        with self._contain(admission.sequences):
+        admission, is_fed = None, False
+        with self._contain(sequences):
+            admission = self._admission or Admission(self.model, sequences, self.stop_ids)
             is_fed = admission.step(self.prefill_tokens, self._outbox)
-            self._admission = None if is_fed else admission
-        if is_fed and admission.sequences:
+        self._admission = None if is_fed or not any(one.is_running for one in sequences) else admission
+        if admission is not None and is_fed and admission.sequences:
             lane = self._lane_of(admission)
             with self._contain([*lane.sequences, *admission.sequences]):
                 lane.merge(admission)
 
-    def _admit(self) -> Admission | None:
+    def _next_sequences(self) -> list[RunningSequence]:
         """The sequences at the head of the queue that fit together: same heads, rows and tokens within the limits."""
         taken: list[RunningSequence] = []
         room, longest = self.max_rows - self.n_running, 0
@@ -191,7 +189,7 @@ class BatchLoop:
             if taken and not (fits and candidate.heads is taken[0].heads):
                 break
             taken.append(self._waiting.popleft())
-        return Admission(self.model, taken, self.stop_ids) if taken else None
+        return taken
 
     def _lane_of(self, admission: Admission) -> Lane:
         for lane in self._lanes:
@@ -202,17 +200,16 @@ class BatchLoop:
         return lane
 
     def _score(self) -> None:
-        if self._teacher is None:
-            jobs = self._next_jobs()
-            if not jobs:
-                return
-            self._teacher = TeacherForcing(self.model, jobs)
-        teacher, is_done = self._teacher, True
+        jobs = self._teacher.jobs if self._teacher else self._next_jobs()
+        if not jobs:
+            return
         try:
-            is_done = teacher.step(self.prefill_tokens)
+            self._teacher = self._teacher or TeacherForcing(self.model, jobs)
+            is_done = self._teacher.step(self.prefill_tokens)
         except Exception as error:  # these jobs fail, the engine goes on
             logger.exception("a score pass failed")
-            fail_jobs(teacher.jobs, error)
+            fail_jobs(jobs, error)
+            is_done = True
         if is_done:
             self._teacher = None
 

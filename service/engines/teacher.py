@@ -7,6 +7,7 @@ thread.
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from probes.signals import free_signals
 from service.engines.base import EngineError, RowEvidence, ScoredSequence, TokenEvidence
 from service.engines.heads import LoadedHeads, run_pass
 
+MAX_SCORED_TOKENS = 4096
+"""Tokens of jobs that are scored together, padding included; a longer one runs alone."""
 _MAX_LOGITS = 2**24
 """Logits in one chunk, rows x columns x vocabulary; a few float32 copies of them exist."""
 
@@ -43,12 +46,12 @@ class TeacherForcing:
     """Jobs with the same heads, left-padded into one pass."""
 
     def __init__(self, model: nn.Module, jobs: Sequence[ScoreJob]) -> None:
-        self.jobs, self.heads = jobs, jobs[0].heads
+        self.jobs, self.heads = tuple(jobs), jobs[0].heads
         self.prefill = Prefill(model, [job.prompt_ids + job.response_ids for job in jobs])
         self._first = self.prefill.columns - max(job.n_rows for job in jobs)
         """The first column that is a scored row of any job."""
-        vocabulary = int(model.config.get_text_config().vocab_size)
-        self._max_columns = max(1, _MAX_LOGITS // (len(jobs) * vocabulary))
+        config: Any = model.config
+        self._max_columns = max(1, _MAX_LOGITS // (len(jobs) * int(config.get_text_config().vocab_size)))
         self._targets = self._pad_targets()
         self._signals: list[Tensor] = []
         self._scores: list[NDArray[np.float64]] = []

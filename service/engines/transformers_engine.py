@@ -50,11 +50,11 @@ class TransformersEngine:
         self.model_name = model_name
         parameter = next(self.model.parameters())
         self.stop_token_ids = stop_token_ids(self.model, self.tokenizer)
-        config: Any = self.model.config.get_text_config()
-        self.max_model_len = int(config.max_position_embeddings)
+        config: Any = self.model.config
+        self.max_model_len = int(config.get_text_config().max_position_embeddings)
         self.dtype = str(parameter.dtype).removeprefix("torch.")
         self.device = str(parameter.device)
-        self._vocabulary = int(config.vocab_size)
+        self._vocabulary = int(config.get_text_config().vocab_size)
         self._heads: LoadedHeads | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._worker = BatchLoop(

@@ -42,12 +42,14 @@ def stream_response(
     request_id: str,
 ) -> EventSourceResponse:
     """The response whose body is the stream; when the client leaves, its generator is cancelled."""
+    ended = asyncio.Event()
 
     async def count_disconnect(_message: Message) -> None:
-        metrics.disconnects.inc()
+        if not ended.is_set():  # ASGI servers say the same after the last byte
+            metrics.disconnects.inc()
 
     return EventSourceResponse(
-        _events(request, body, served, plans, metrics, request_id),
+        _events(request, body, served, plans, metrics, request_id, ended),
         ping=PING_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="ping", sep=_LINE_END),
         sep=_LINE_END,
@@ -63,6 +65,7 @@ async def _events(
     plans: Sequence[GenerationPlan],
     metrics: Metrics,
     request_id: str,
+    ended: asyncio.Event,
 ) -> AsyncIterator[ServerSentEvent]:
     holds = body.stream_mode == "hold" or body.guard.policy in HELD
     model, response_id = served.engine.model_name, new_id()
@@ -90,15 +93,17 @@ async def _events(
                 yield event
         choices = [outcome.choice.model_copy(update={"guard": None}) for outcome in outcomes]
         note_action(request.scope, action_of(outcomes))
-        yield _event("done", assemble(response_id, model, plans, outcomes, choices))
+        last = _event("done", assemble(response_id, model, plans, outcomes, choices))
     except ApiError as error:
-        yield _event("error", error.envelope(request_id))
+        last = _event("error", error.envelope(request_id))
     except Exception as error:  # the status line has gone out: a defect, too, must end in words
         logger.error("stream %s failed", request_id, exc_info=error)
-        yield _event("error", internal_error().envelope(request_id))
+        last = _event("error", internal_error().envelope(request_id))
     finally:
         task.cancel()
         metrics.running.dec()
+    ended.set()
+    yield last
 
 
 def _forward(waiting: "asyncio.Queue[ServerSentEvent | None]", index: int) -> OnToken:

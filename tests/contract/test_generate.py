@@ -60,7 +60,7 @@ async def test_the_answer_has_the_shape_of_the_contract(serve, parts):
     assert [token["i"] for token in guard["tokens"]] == list(range(len(guard["tokens"])))
     assert all(token["is_answer"] and token["logprob"] <= 0 <= token["entropy"] for token in guard["tokens"])
     (span,) = guard["spans"]
-    assert choice["text"][span["start"] : span["end"]] == span["text"] == choice["text"]
+    assert choice["text"][span["start"] : span["end"]] == span["text"] == choice["text"].strip()
     assert (span["token_start"], span["token_end"]) == (0, len(guard["tokens"]))
     assert len(guard["explain"]) == min(10, len(parts.artifact.probe.neurons))
     assert guard["logit"] == pytest.approx(sum(t["logit"] for t in guard["tokens"]) / len(guard["tokens"]))

@@ -8,8 +8,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from probes.artifact import GoldenTrace, ProbeArtifact
-from probes.fingerprint import fingerprint_model
 from probes.calibration import Calibration
+from probes.fingerprint import fingerprint_model
 from probes.neurons import NeuronSet
 from probes.positions import PositionRule, sequence_slice
 from probes.probe import Probe

@@ -59,9 +59,8 @@ def slow_evidence(
     for handle in handles:
         handle.remove()
     first = len(prompt) - 1
-    every = torch.stack(
-        [layers[layer][first:, j] for layer, j in zip(bank.neurons.layer, bank.neurons.index, strict=True)]
-    )
+    pairs = zip(bank.neurons.layer, bank.neurons.index, strict=True)
+    every = torch.stack([layers[layer][first:, j] for layer, j in pairs])
     p = logits[first : first + len(response)].softmax(-1)
     return SlowEvidence(
         scores=every.T @ torch.from_numpy(bank.weights).double().T,

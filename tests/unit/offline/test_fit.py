@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from offline import fit as fit_module
-from offline.fit import L2_GRID, export_estimator, fit_dense, training_view
+from offline.fit import export_estimator, fit_dense, training_view
 from offline.l1 import fit_l1
 from tests.unit.offline.test_l1 import assert_equal_fits, cett_like, liblinear
 
@@ -100,12 +100,14 @@ def test_an_empty_split_is_refused(maps):
         training_view("3-vs-1", answer, other, nothing, nothing)
 
 
-def test_dense_baseline_equals_the_full_matrix(maps):
+def test_dense_baseline_equals_the_full_matrix(maps, monkeypatch):
+    grid = (1e-4, 1e-2)
+    monkeypatch.setattr(fit_module, "L2_GRID", grid)
     answer, _, labels = maps
     answer[:, 5] = 0.5
     train, everything = np.arange(0, RESPONSES, 2), np.arange(RESPONSES)
     logits = fit_dense(answer, labels[train], train, everything)
-    search = GridSearchCV(LogisticRegression(max_iter=10_000, tol=1e-9), {"C": L2_GRID}, scoring="roc_auc", cv=4)
+    search = GridSearchCV(LogisticRegression(max_iter=10_000, tol=1e-9), {"C": grid}, scoring="roc_auc", cv=4)
     model = make_pipeline(StandardScaler(), search).fit(answer[train].astype(np.float64), labels[train])
     expected = model.decision_function(answer.astype(np.float64))
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())

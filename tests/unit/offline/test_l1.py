@@ -28,7 +28,7 @@ def whole(matrix):
 
 
 def liblinear(matrix, labels, c):
-    model = LogisticRegression(l1_ratio=1, solver="liblinear", C=c, tol=1e-10, max_iter=100_000, random_state=0)
+    model = LogisticRegression(l1_ratio=1, solver="liblinear", C=c, tol=1e-8, max_iter=1000, random_state=0)
     return model.fit(matrix.astype(np.float64), labels)
 
 

@@ -33,6 +33,7 @@ class Checked:
             sequence.append(token)
         self.compare(self.batch.step(tokens), self.sequences)
 
+    @torch.inference_mode()
     def keep(self, rows):
         self.batch.keep(rows)
         self.sequences = [list(self.sequences[row]) for row in rows]

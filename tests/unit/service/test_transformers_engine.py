@@ -1,6 +1,7 @@
 import asyncio
 import logging
 from contextlib import aclosing
+from itertools import pairwise
 
 import pytest
 import torch
@@ -63,12 +64,8 @@ async def test_score_gives_the_rows_of_the_stream(engine):
 async def test_a_mixed_batch_gives_what_each_request_gets_alone(engine):
     samplings = [SamplingParams(), SamplingParams(1.0, 0.9, 50), SamplingParams(0.7)]
     alphas = [1.0, 0.0, 0.5, 3.0]
-    wanted = [
-        request(
-            PROMPTS[at % 5], 6 + at % 4, alpha=alphas[at % 4], sampling=samplings[at % 3], seed=at, is_scored=at != 7
-        )
-        for at in range(12)
-    ]
+    choices = [{"alpha": alphas[at % 4], "sampling": samplings[at % 3], "seed": at} for at in range(12)]
+    wanted = [request(PROMPTS[at % 5], 6 + at % 4, is_scored=at != 7, **choice) for at, choice in enumerate(choices)]
     together = await collect_all(engine, wanted)
     for one, steps in zip(wanted, together, strict=True):
         alone = await collect(engine, one)
@@ -178,7 +175,7 @@ async def test_a_long_prompt_is_fed_in_chunks_between_the_steps_of_others(engine
     chunks = [at for at, (_, columns) in enumerate(log) if columns > 1]
     assert max(columns for _, columns in log) == 16
     assert len(chunks) == 14
-    assert all((1, 1) in log[before:after] for before, after in zip(chunks[1:], chunks[2:], strict=False))
+    assert all((1, 1) in log[before:after] for before, after in pairwise(chunks[1:]))
     assert tokens_of(steps) == tokens_of(expected)
     assert (scores_of(steps) - scores_of(expected)).abs().max() < 1e-4
 
@@ -216,8 +213,8 @@ async def test_guarded_logits_and_tokens_equal_unguarded_ones_bit_for_bit(engine
         guarded = await collect(engine, request(PROMPTS[0]))
         unguarded = await collect(engine, request(PROMPTS[0], is_scored=False))
     assert [step.token for step in guarded if step.token] == [step.token for step in unguarded if step.token]
-    last = [logits for logits in seen[: len(guarded)]]
-    assert all(torch.equal(a, b) for a, b in zip(last, seen[len(guarded) :], strict=False))
+    assert len(seen) == 13 + 12
+    assert all(torch.equal(a, b) for a, b in zip(seen[:12], seen[13:], strict=True))
 
 
 async def test_own_rule_feeds_the_last_token_once_more(folder):
@@ -259,9 +256,7 @@ async def test_neurons_are_carried_where_asked_for(engine):
     steps, plain = await collect_all(engine, [request(PROMPTS[0], wants_neurons=True), request(PROMPTS[0])])
     assert all(step.row.neurons is None for step in plain)
     for step in steps:
-        assert torch.allclose(
-            torch.from_numpy(bank.weights @ step.row.neurons), torch.tensor(step.row.scores), atol=1e-4
-        )
+        assert step.row.scores == pytest.approx((bank.weights @ step.row.neurons).tolist(), abs=1e-4)
     scored = await engine.score(PROMPTS[0], tokens_of(steps), wants_neurons=True)
     for row, step in zip(scored.rows, steps, strict=True):
         assert abs(row.neurons - step.row.neurons).max() < 1e-4
@@ -308,7 +303,7 @@ async def test_generation_goes_on_beside_a_long_score_request(engine):
         await engine.score(PROMPTS[0], [9] * 100)
         await runs.aclose()
     chunks = [at for at, (_, columns) in enumerate(log) if columns > 1]
-    assert all(after - before == 2 for before, after in zip(chunks[1:-1], chunks[2:], strict=False))
+    assert all(after - before == 2 for before, after in pairwise(chunks[1:]))
 
 
 async def test_running_requests_keep_the_heads_they_began_with(engine):
@@ -432,11 +427,8 @@ async def test_close_ends_what_runs_and_what_waits_and_refuses_what_comes(folder
         await engine.close()
         results = await asyncio.gather(runs, waits, return_exceptions=True)
         assert [type(result) for result in results] == [EngineError, EngineError]
-        for attempt in (
-            collect(engine, request([5])),
-            engine.score([5], [6]),
-            engine.load_heads(random_bank(engine.model)),
-        ):
+        bank = random_bank(engine.model)
+        for attempt in (collect(engine, request([5])), engine.score([5], [6]), engine.load_heads(bank)):
             with pytest.raises(EngineError, match="closed"):
                 await attempt
 
@@ -445,7 +437,7 @@ async def test_hazard_a_worker_that_dies_leaves_nobody_waiting(engine, monkeypat
     def break_down(*_):
         raise KeyError("bookkeeping")
 
-    monkeypatch.setattr(engine._worker, "_admit", break_down)
+    monkeypatch.setattr(engine._worker, "_next_sequences", break_down)
     with pytest.raises(EngineError, match="bookkeeping"):
         await collect(engine, request([5]))
     with pytest.raises(EngineError, match="closed"):

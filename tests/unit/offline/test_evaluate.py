@@ -1,0 +1,112 @@
+"""The evidence must be about the rows it names, and about none of the training rows."""
+
+import json
+
+import numpy as np
+import pytest
+
+from offline import metrics
+from offline.evaluate import BOTH, FREE, PROBE, QUESTION, RANDOM, answer_overlap, evaluate
+from offline.metrics import auroc
+from offline.table import Table
+from probes.calibration import Calibration
+from tests.unit.offline.tables import make_row, make_table
+
+CALIBRATION = Calibration("platt", slope=2.0, offset=-0.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_resamples():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics.bootstrap, "__kwdefaults__", {"seed": 0, "resamples": 50})
+        patch.setattr(metrics, "RESAMPLES", 50)
+        yield
+
+
+@pytest.fixture(scope="module")
+def judged():
+    table = make_table(600)
+    draw = np.random.default_rng(0)
+    n = len(table.rows)
+    scores = {
+        PROBE: table.labels + draw.normal(size=n),
+        FREE: 0.5 * table.labels + draw.normal(size=n),
+        BOTH: 1.2 * table.labels + draw.normal(size=n),
+        QUESTION: draw.normal(size=n),
+    }
+    random = [draw.normal(size=n) for _ in range(10)]
+    return table, scores, random, evaluate(table, "test", scores, random, CALIBRATION, 0.6)
+
+
+def test_only_the_rows_of_the_split_are_judged(judged):
+    table, scores, random, evidence = judged
+    rows = table.in_split("test")
+    labels = table.labels[rows]
+    assert evidence["rows"] == {"faithful": int((labels == 0).sum()), "hallucinated": int((labels == 1).sum())}
+    for name, values in scores.items():
+        assert evidence["methods"][name]["auroc"][0] == pytest.approx(auroc(values[rows], labels), abs=1e-4)
+    spoilt = {name: np.where(rows, values, 1e9) for name, values in scores.items()}
+    assert evaluate(table, "test", spoilt, random, CALIBRATION, 0.6) == evidence
+
+
+def test_risk_is_judged_at_the_shipped_threshold(judged):
+    table, scores, _, evidence = judged
+    rows = table.in_split("test")
+    risks, labels = CALIBRATION.risks(scores[PROBE][rows]), table.labels[rows]
+    assert evidence["risk"]["accuracy_at_threshold"][0] == pytest.approx(((risks >= 0.6) == labels).mean(), abs=1e-4)
+    assert evidence["risk"]["flagged"] == pytest.approx((risks >= 0.6).mean(), abs=1e-4)
+    assert evidence["risk"]["brier"][0] == pytest.approx(((risks - labels) ** 2).mean(), abs=1e-4)
+
+
+def test_gains_are_differences_of_what_stands_in_the_same_table(judged):
+    table, _, random, evidence = judged
+    value = {name: found["auroc"][0] for name, found in evidence["methods"].items()}
+    gains = evidence["differences"]
+    assert gains[f"{PROBE} over {FREE}"][0] == pytest.approx(value[PROBE] - value[FREE], abs=2e-4)
+    assert gains[f"{BOTH} over {FREE}"][0] == pytest.approx(value[BOTH] - value[FREE], abs=2e-4)
+    assert gains[f"{PROBE} over {QUESTION}"][0] == pytest.approx(value[PROBE] - value[QUESTION], abs=2e-4)
+    rows = table.in_split("test")
+    drawn = [auroc(values[rows], table.labels[rows]) for values in random]
+    assert evidence[RANDOM]["mean"] == pytest.approx(np.mean(drawn), abs=1e-4)
+    assert (evidence[RANDOM]["low"], evidence[RANDOM]["high"]) == pytest.approx((min(drawn), max(drawn)), abs=1e-4)
+    expected = value[PROBE] - np.mean(drawn)
+    assert gains[f"{PROBE} over mean {RANDOM}"][0] == pytest.approx(expected, abs=2e-4)
+
+
+def test_sources_are_judged_apart_where_both_classes_have_rows(judged):
+    table, scores, _, evidence = judged
+    assert set(evidence["auroc_by_source"]) == {"a", "b"}
+    rows = table.in_split("test") & np.array([row.source == "a" for row in table.rows])
+    found = evidence["auroc_by_source"]["a"]
+    assert found["auroc"][0] == pytest.approx(auroc(scores[PROBE][rows], table.labels[rows]), abs=1e-4)
+    assert found["faithful"] + found["hallucinated"] == rows.sum()
+
+
+def test_a_source_with_few_rows_of_a_class_has_no_figure(judged):
+    table, scores, random, _ = judged
+    rows = tuple(
+        make_row(row.question_id, label, row.split, source="rare" if i < 5 else "a")
+        for i, (row, label) in enumerate(zip(table.rows, table.labels, strict=True))
+    )
+    other = Table(rows, table.passages, table.place, table.groups, table.signals)
+    assert set(evaluate(other, "test", scores, random, CALIBRATION, 0.6)["auroc_by_source"]) == {"a"}
+
+
+def test_the_evidence_is_strict_json(judged):
+    json.dumps(judged[3], allow_nan=False)
+
+
+def test_a_set_of_one_class_is_an_error_and_not_nan(judged):
+    table, scores, random, _ = judged
+    rows = tuple(make_row(row.question_id, 1, row.split) for row in table.rows)
+    other = Table(rows, table.passages, table.place, table.groups, table.signals)
+    with pytest.raises(ValueError, match="one of the two classes is empty"):
+        evaluate(other, "test", scores, random, CALIBRATION, 0.6)
+
+
+def test_shared_answers_are_counted_and_not_assumed():
+    table = make_table(40)
+    rows = tuple(make_row(f"s/{i}", i % 2, split, answers_key="paris") for i, split in enumerate(["train", "test"] * 20))
+    other = Table(rows, table.passages, table.place, table.groups, table.signals)
+    assert answer_overlap(table, "train", "test") == 0
+    assert answer_overlap(other, "train", "test") == 1

@@ -1,0 +1,60 @@
+"""A probe artifact of a tiny Llama, with a golden trace from plain forward passes."""
+
+import numpy as np
+import torch
+
+from probes.artifact import GoldenTrace, ProbeArtifact
+from probes.calibration import Calibration
+from probes.fingerprint import fingerprint_model
+from probes.neurons import NeuronSet
+from probes.positions import sequence_slice
+from probes.probe import Probe
+from probes.reducing_tap import ReducingTap
+from probes.tap import HeadTap
+from tests.reference.tiny_models import build_tiny
+from tests.reference.tiny_tokenizer import tiny_tokenizer
+
+PROMPTS, RESPONSES = ((40, 41, 42, 43), (50, 51)), ((60, 61, 62), (70, 71, 72, 73))
+
+
+def build_model(**changes):
+    """A fresh tiny Llama over `tiny_tokenizer`."""
+    return build_tiny("Llama", **{"vocab_size": len(tiny_tokenizer()), "seed": 3, **changes})
+
+
+@torch.inference_mode()
+def score_golden(model, probe, golden_ids=(PROMPTS, RESPONSES), *, rule=None):
+    """Head scores of the golden sequences, each alone."""
+    tap = HeadTap(model, probe.neurons)
+    scores = []
+    with tap.attached():
+        for prompt, response in zip(*golden_ids, strict=True):
+            tap.begin(1, last=None)
+            model(input_ids=torch.tensor([prompt + response]), use_cache=False)
+            rows = tap.read().scores(torch.from_numpy(probe.weights)[None])[0, :, 0].numpy()
+            scores.append(rows[sequence_slice(len(prompt), len(response), rule or probe.position)].astype(np.float32))
+    return scores
+
+
+def make_artifact(model, *, position="own", calibration=None, card=None, name="tiny", version="1.0.0", **changes):
+    """A probe of 12 neurons in all layers."""
+    widths = ReducingTap(model).widths
+    neurons = NeuronSet.from_flat(widths, np.arange(5, sum(widths), 12))
+    probe = Probe(
+        name=name,
+        version=version,
+        neurons=neurons,
+        weights=np.random.default_rng(0).normal(size=len(neurons)).astype(np.float32) * 20,
+        norms=HeadTap(model, neurons).norms.numpy(),
+        intercept=-0.123456789012345,
+        position=position,
+        calibration=calibration or Calibration("platt", slope=1.5, offset=-0.25),
+        threshold=0.625,
+        **changes,
+    )
+    return ProbeArtifact(
+        probe=probe,
+        model=fingerprint_model(model, tiny_tokenizer(), name="tiny-llama"),
+        golden=GoldenTrace(PROMPTS, RESPONSES, tuple(score_golden(model, probe))),
+        card=card if card is not None else {"auroc": [0.8, 0.7, 0.9], "text": "é", "missing": None},
+    )

@@ -1,0 +1,89 @@
+"""The pooled logit is a mean over the tokens of the spans, each once; a probe that makes no sense cannot be built."""
+
+import math
+
+import numpy as np
+import pytest
+
+from probes.calibration import Calibration
+from probes.neurons import NeuronSet
+from probes.probe import Probe
+from probes.spans import AnswerSpan
+
+SETTINGS = {
+    "name": "p",
+    "version": "1.0.0",
+    "neurons": NeuronSet.from_flat((4, 6), np.array([1, 5, 9])),
+    "weights": np.array([2.0, -1.0, 0.5], dtype=np.float32),
+    "norms": np.array([1.0, 2.0, 3.0], dtype=np.float32),
+    "intercept": -0.25,
+    "position": "own",
+    "calibration": Calibration("platt"),
+    "threshold": 0.5,
+}
+
+
+def test_h_neurons_are_the_positive_ones():
+    probe = Probe(**SETTINGS)
+    assert probe.h_neurons.tolist() == [0, 2]
+    assert probe.per_mille == pytest.approx(1000 * 2 / 10)
+
+
+def test_the_pooled_logit_is_the_mean_of_the_token_logits_of_the_spans():
+    probe = Probe(**SETTINGS)
+    scores = np.array([1.0, 2.0, 4.0, 8.0])
+    assert probe.token_logits(scores).tolist() == [0.75, 1.75, 3.75, 7.75]
+    assert probe.pooled_logit(scores, [AnswerSpan(0, 1), AnswerSpan(2, 4)]) == pytest.approx((0.75 + 3.75 + 7.75) / 3)
+
+
+def test_a_token_of_two_spans_counts_once():
+    probe = Probe(**SETTINGS)
+    scores = np.array([1.0, 2.0, 4.0])
+    assert probe.pooled_logit(scores, [AnswerSpan(0, 2), AnswerSpan(1, 3)]) == pytest.approx(7 / 3 - 0.25)
+
+
+def test_the_mean_of_token_logits_is_the_logit_of_the_mean_cett():
+    probe = Probe(**SETTINGS)
+    cett = np.random.default_rng(0).random((5, 3))
+    pooled = probe.pooled_logit(cett @ probe.weights, [AnswerSpan(1, 4)])
+    assert pooled == pytest.approx(cett[1:4].mean(axis=0) @ probe.weights + probe.intercept)
+
+
+def test_a_token_that_was_not_scored_spoils_its_span_and_no_other():
+    probe = Probe(**SETTINGS)
+    scores = np.array([1.0, math.nan, 4.0])
+    assert math.isnan(probe.pooled_logit(scores, [AnswerSpan(0, 2)]))
+    assert probe.pooled_logit(scores, [AnswerSpan(2, 3)]) == 3.75
+
+
+def test_nothing_to_pool_is_an_error_and_not_a_number():
+    with pytest.raises(ValueError, match="no_answer"):
+        Probe(**SETTINGS).pooled_logit(np.ones(3), [])
+
+
+def test_half_precision_scores_are_pooled_in_float64():
+    probe = Probe(**SETTINGS)
+    scores = np.full(3000, 1.0 + 2**-10, dtype=np.float16)
+    assert probe.pooled_logit(scores, [AnswerSpan(0, 3000)]) == 1.0 + 2**-10 - 0.25
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": np.ones(2, dtype=np.float32)}, "3 neurons"),
+        ({"weights": np.ones((3, 1), dtype=np.float32)}, "3 neurons"),
+        ({"norms": np.ones(4, dtype=np.float32)}, "3 neurons"),
+        ({"weights": np.array([1.0, 0.0, 1.0], dtype=np.float32)}, "not zero"),
+        ({"weights": np.array([1.0, np.nan, 1.0], dtype=np.float32)}, "finite"),
+        ({"norms": np.array([1.0, 0.0, 1.0], dtype=np.float32)}, "norms must be positive"),
+        ({"norms": np.array([1.0, np.inf, 1.0], dtype=np.float32)}, "norms must be positive"),
+        ({"intercept": math.nan}, "intercept finite"),
+        ({"threshold": 0.0}, "threshold 0.0"),
+        ({"threshold": 1.0}, "threshold 1.0"),
+        ({"threshold": math.nan}, "threshold nan"),
+        ({"position": "sideways"}, "position rule 'sideways' is not one of own, predicting"),
+    ],
+)
+def test_a_probe_that_makes_no_sense_cannot_be_built(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Probe(**{**SETTINGS, **changes})
