@@ -1,10 +1,11 @@
 """Choose how the probe is fitted: mode, position rule, standardisation and C, by cross-validation on the training rows.
 
-Folds are disjoint by answer string. Of all settings within one standard error of the best AUROC the one with the fewest
-selected neurons wins: a probe should be small unless size pays. Finished paths are rows of a stage.
+Folds are disjoint by answer string. The best AUROC wins among the settings whose H-neurons stay under a cap (per mille
+of all neurons): the cap keeps the probe small. Finished paths are rows of a stage.
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -22,9 +23,11 @@ from offline.stages import Stage
 from offline.table import MORE_ROWS, Floats, Ints, Mask, Table
 from probes.positions import PositionRule
 
+log = logging.getLogger("hguard.train")
+
 FOLDS = 4
 C_RAW = (0.3, 1.0, 3.0, 10.0, 30.0)
-C_STANDARDISED = (0.003, 0.01, 0.02, 0.04, 0.08)
+C_STANDARDISED = (0.005, 0.01, 0.02, 0.03, 0.04, 0.08)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Variant:
     @property
     def c_values(self) -> tuple[float, ...]:
         """The grid; standardised features need much smaller values."""
-        return C_STANDARDISED if self.is_standardised else C_RAW
+        if self.is_standardised:
+            return C_STANDARDISED
+        return C_RAW if self.tokens == "answer" else C_RAW[:3]  # prompts repeat: larger C nearly separates them
 
     @property
     def groups(self) -> tuple[str, str]:
@@ -90,7 +95,7 @@ class FoldPath:
     variant: str
     fold: int
     logits: tuple[tuple[float, ...], ...]
-    """Of the rows of the fold, one tuple a C."""
+    """Of the rows of the fold, one tuple a C; the largest C may be missing."""
     n_selected: tuple[int, ...]
     """One a C."""
     n_h_neurons: tuple[int, ...]
@@ -165,7 +170,16 @@ def cross_validate(table: Table, variants: Sequence[Variant], stage: Stage[FoldP
 
 
 def _fit_without(table: Table, variant: Variant, k: int, *, inside: Ints, outside: Ints) -> FoldPath:
-    fits, view = fit_variant(table, _mask(table, inside), variant, variant.c_values)
+    c_values = variant.c_values
+    while True:
+        try:
+            fits, view = fit_variant(table, _mask(table, inside), variant, c_values)
+            break
+        except RuntimeError as error:  # large C on nearly separable rows: the rest of the grid decides
+            if len(c_values) == 1:
+                raise
+            log.warning("%s without fold %d: %s", variant.name, k, error)
+            c_values = c_values[:-1]
     held_out = _mask(table, outside)
     return FoldPath(
         variant=variant.name,
@@ -178,7 +192,7 @@ def _fit_without(table: Table, variant: Variant, k: int, *, inside: Ints, outsid
 
 def _summarise(variant: Variant, paths: Sequence[FoldPath], fold: Ints, labels: Ints) -> list[Candidate]:
     candidates = []
-    for number, c in enumerate(variant.c_values):
+    for number, c in enumerate(variant.c_values[: min(len(path.logits) for path in paths)]):
         out_of_fold = np.zeros(len(labels))
         for path in paths:
             out_of_fold[fold == path.fold] = path.logits[number]
@@ -198,7 +212,7 @@ def _summarise(variant: Variant, paths: Sequence[FoldPath], fold: Ints, labels: 
 
 
 def choose(candidates: Sequence[Candidate], *, neurons: int, max_per_mille: float) -> Candidate:
-    """The smallest probe within one standard error of the best allowed one.
+    """The candidate with the best AUROC whose H-neurons stay under the cap; of equals the smallest.
 
     Raises:
         ValueError: No candidate selects any neuron within the cap.
@@ -206,10 +220,7 @@ def choose(candidates: Sequence[Candidate], *, neurons: int, max_per_mille: floa
     allowed = [c for c in candidates if c.n_h_neurons and 1000 * c.n_h_neurons / neurons <= max_per_mille]
     if not allowed:
         raise ValueError(f"no C of the grid gives at most {max_per_mille} H-neurons per mille: raise --max-per-mille")
-    best = max(allowed, key=lambda c: c.auroc)
-    return min(
-        (c for c in allowed if c.auroc >= best.auroc - best.standard_error), key=lambda c: (c.n_selected, -c.auroc)
-    )
+    return max(allowed, key=lambda c: (c.auroc, -c.n_selected))
 
 
 def _fold_of(key: str) -> int:

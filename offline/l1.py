@@ -137,11 +137,13 @@ def label_signs(labels: NDArray[np.integer], n_rows: int) -> Float64Array:
 
 
 class _Solver:
-    """The state that one C hands to the next: support, residual, and the correlation of every column with it."""
+    """The state that one C hands to the next: weights, residual, and the correlation of every column with it."""
 
     def __init__(self, view: RowView, signs: Float64Array, tolerance: float) -> None:
         self._view, self._signs, self._tolerance = view, signs, tolerance
         self._support: IndexArray = np.empty(0, dtype=np.int64)
+        self._weights: Float64Array = np.empty(0)
+        self._intercept = 0.0
         self._residual = signs / 2  # at w = 0, b = 0
         self._correlation, self._rounding = view.correlate(self._residual)
 
@@ -149,14 +151,17 @@ class _Solver:
         for passes in range(1, MAX_ROUNDS + 1):
             working = np.union1d(self._support, self._strongest(c))
             design = np.column_stack([self._view.take_columns(working), np.ones(self._view.n_rows)])
-            dense, inner = solve_dense(design, self._signs, c, tolerance=self._tolerance / 10)
+            start = np.zeros(working.size + 1)
+            start[np.searchsorted(working, self._support)], start[-1] = self._weights, self._intercept
+            dense, inner = solve_dense(design, self._signs, c, start, tolerance=self._tolerance / 10)
             logits = design @ dense
             self._residual = self._signs * expit(-self._signs * logits)
             self._correlation, self._rounding = self._view.correlate(self._residual)
             # What the working set holds is known exactly, and solved: the next round must not take it for new.
             self._correlation[working], self._rounding[working] = self._residual @ design[:, :-1], 0.0
             is_selected = dense[:-1] != 0
-            self._support = working[is_selected]
+            self._support, self._weights = working[is_selected], dense[:-1][is_selected]
+            self._intercept = float(dense[-1])
             self._refine(c, working)
             upper = c * (np.abs(self._correlation) + self._rounding)
             breach = max(inner, float(np.delete(upper, working).max(initial=0.0)) - 1.0)
@@ -164,7 +169,7 @@ class _Solver:
                 largest = max(float(upper.max()), c * abs(float(self._residual.sum())))
                 size = float(np.abs(dense).sum())
                 certificate = _certificate(self._signs, logits, c, breach, largest, size)
-                return L1Fit(c, self._support, dense[:-1][is_selected], float(dense[-1]), certificate, passes)
+                return L1Fit(c, self._support, self._weights, self._intercept, certificate, passes)
             if inner > self._tolerance:
                 break
         raise RuntimeError(

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from offline.judge import split_judgeable
-from offline.normalise import split_words
+from offline.normalise import ARTICLES, split_words
 from offline.records import Judgement, Label, LabelledResponse, Question, Verdict
 
 SPLITS = {"train": 0.45, "calibration": 0.07, "test": 0.48}
@@ -22,10 +22,11 @@ LABEL_OF = {"right": "faithful", "wrong": "hallucinated"}
 
 
 def answers_key(question: Question) -> str:
-    """What splits are disjoint by: the normalised first answer; a made-up entity has none and stands for itself."""
+    """What splits are disjoint by: the first answer's words without articles; a made-up entity stands for itself."""
     if not question.answers:
         return question.question_id
-    return " ".join(word.key for word in split_words(question.answers[0]))
+    words = [word.key for word in split_words(question.answers[0])]
+    return " ".join([word for word in words if word not in ARTICLES] or words)
 
 
 def split_of(key: str, seed: int) -> str:

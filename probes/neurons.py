@@ -33,9 +33,9 @@ class NeuronSet:
             return
         if self.layer.min() < 0 or self.layer.max() >= len(self.widths):
             raise ValueError(f"a neuron names layer {int(self.layer.max())}; the model has {len(self.widths)} layers")
-        too_far = self.index >= np.asarray(self.widths)[self.layer]
-        if too_far.any() or self.index.min() < 0:
-            at = int(np.argmax(too_far))
+        is_outside = (self.index < 0) | (self.index >= np.asarray(self.widths)[self.layer])
+        if is_outside.any():
+            at = int(np.argmax(is_outside))
             raise ValueError(
                 f"neuron {int(self.index[at])} of layer {int(self.layer[at])} does not exist: "
                 f"that layer has {self.widths[int(self.layer[at])]} neurons"

@@ -98,7 +98,7 @@ class HeadTap:
         is_scaled[np.asarray(suppressed, dtype=np.int64)] = True
         self._layers = [part for part in parts if (place := neurons.of_layer(part.layer)).stop > place.start]
         self._wires = [self._wire(part, is_scaled) for part in self._layers]
-        self.norms = torch.cat([wire.norms() for wires in self._wires for wire in wires])
+        self.norms = torch.cat([wire.norms() for wires in self._wires for wire in wires]).detach()
         """norm(W_down[:, j]) of the neurons [K], at least float32, from the loaded weights."""
         layer_of = np.searchsorted([part.layer for part in self._layers], neurons.layer)
         self._layer_of = torch.from_numpy(layer_of).to(self.device)

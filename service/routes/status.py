@@ -81,6 +81,8 @@ def _installed(package: str) -> str:
 
 def _entry(artifact: ProbeArtifact, state: Literal["active", "available"]) -> ProbeEntry:
     probe = artifact.probe
+    auroc, auroc_interval = _estimate(artifact.card.get("auroc"))
+    error, error_interval = _estimate(artifact.card.get("ece"))
     return ProbeEntry(
         name=probe.name,
         version=probe.version,
@@ -93,10 +95,21 @@ def _entry(artifact: ProbeArtifact, state: Literal["active", "available"]) -> Pr
         h_neurons=len(probe.h_neurons),
         per_mille=probe.per_mille,
         model=asdict(artifact.model),
-        auroc=artifact.card.get("auroc"),
-        calibration_error=artifact.card.get("ece"),
+        auroc=auroc,
+        auroc_interval=auroc_interval,
+        calibration_error=error,
+        calibration_error_interval=error_interval,
         card=artifact.card,
     )
+
+
+def _estimate(found: object) -> tuple[float | None, list[float] | None]:
+    """A card's `[value, low, high]` or bare value; nothing of a card that holds something else."""
+    values = found if isinstance(found, list) else [found]
+    numbers = [float(value) for value in values if isinstance(value, int | float)]
+    if not numbers or len(numbers) != len(values):
+        return None, None
+    return numbers[0], numbers[1:3] if len(numbers) == 3 else None
 
 
 def _read_others(active: ProbeArtifact, probes_dir: Path | None) -> list[ProbeArtifact]:

@@ -51,7 +51,10 @@ class ProbeEntry(Sent):
     model: dict[str, Any]
     """Fingerprint of the model that it was trained on."""
     auroc: float | None
+    auroc_interval: list[float] | None
+    """[low, high] of its bootstrap."""
     calibration_error: float | None
+    calibration_error_interval: list[float] | None
     card: dict[str, Any]
     """How it was trained and all that evaluation found."""
 

@@ -90,9 +90,7 @@ def test_an_answer_string_is_never_in_two_folds():
 
 def test_rows_outside_the_training_split_change_nothing(table, tmp_path):
     others = ~table.in_split("train")
-    flipped = tuple(
-        module_row(row, flips=flips) for row, flips in zip(table.rows, others, strict=True)
-    )
+    flipped = tuple(module_row(row, flips=flips) for row, flips in zip(table.rows, others, strict=True))
     other = Table(flipped, table.passages, table.place, table.groups, table.signals)
     a = cross_validate(table, [RAW], open_stage(tmp_path / "a"))
     b = cross_validate(other, [RAW], open_stage(tmp_path / "b"))
@@ -130,19 +128,37 @@ def test_a_kill_loses_one_path_and_the_rest_is_not_fitted_again(table, tmp_path,
     assert not calls  # complete: nothing is fitted
 
 
+def test_a_fit_that_does_not_end_costs_its_c_and_not_the_refresh(table, tmp_path, monkeypatch):
+    whole = cross_validate(table, [RAW], open_stage(tmp_path / "whole"))
+    real = module.fit_variant
+
+    def stuck(table, rows, variant, c_values):
+        if max(c_values) > 5 and table.rows[np.flatnonzero(rows)[0]] is first:  # in some of the folds
+            raise RuntimeError("stopped at a breach")
+        return real(table, rows, variant, c_values)
+
+    train = np.flatnonzero(table.in_split("train"))
+    first = table.rows[train[0]]
+    monkeypatch.setattr(module, "fit_variant", stuck)
+    found = cross_validate(table, [RAW], open_stage(tmp_path / "stuck"))
+    assert [c.c for c in found] == [0.3, 1.0, 3.0]
+    for a, b in zip(found, whole, strict=False):
+        np.testing.assert_allclose(a.out_of_fold, b.out_of_fold, atol=1e-6)
+
+
 def test_too_few_rows_are_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"too few.*--limit.*--agreement"):
         cross_validate(make_table(12), [RAW], open_stage(tmp_path))
 
 
-def test_the_smallest_probe_within_one_standard_error_wins():
-    candidates = [make_candidate(0.80, 90), make_candidate(0.795, 40), make_candidate(0.7901, 20), make_candidate(0.78, 5)]
-    assert choose(candidates, neurons=10_000, max_per_mille=1.0).n_selected == 20
-
-
-def test_of_equal_sizes_the_better_one_wins():
-    candidates = [make_candidate(0.795, 40), make_candidate(0.80, 40)]
+def test_the_best_auroc_under_the_cap_wins():
+    candidates = [make_candidate(0.80, 90), make_candidate(0.795, 40), make_candidate(0.78, 5)]
     assert choose(candidates, neurons=10_000, max_per_mille=1.0).auroc == 0.80
+
+
+def test_of_equal_aurocs_the_smaller_one_wins():
+    candidates = [make_candidate(0.80, 40), make_candidate(0.80, 20)]
+    assert choose(candidates, neurons=10_000, max_per_mille=1.0).n_selected == 20
 
 
 def test_a_probe_over_the_cap_is_neither_chosen_nor_the_yardstick():

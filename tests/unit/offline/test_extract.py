@@ -245,11 +245,13 @@ def _peak_bytes(run):
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="peak memory is read from Linux's /proc")
 def test_memory_does_not_grow_with_the_number_of_rows(tmp_path):
     model = build_tiny("Llama", intermediate_size=20_000)  # 720 kB a row on disk
-    few, many = make_passages(20), make_passages(160)
+    few, many = (
+        [Passage(f"s/{i}", (5, 6, 7, 8), (9, 10, 11, 12), (AnswerSpan(0, 2),)) for i in range(n)] for n in (20, 240)
+    )
     extract(model, few, open_store(tmp_path / "warm", few, model), batch_tokens=64)
     peaks = [
         _peak_bytes(lambda p=p, name=name: extract(model, p, open_store(tmp_path / name, p, model), batch_tokens=64))
         for p, name in ((few, "few"), (many, "many"))
     ]
-    assert (tmp_path / "many/answer.npy").stat().st_size * len(GROUPS) > 110e6
-    assert peaks[1] - peaks[0] < 20e6
+    assert (tmp_path / "many/answer.npy").stat().st_size * len(GROUPS) > 170e6
+    assert peaks[1] - peaks[0] < 60e6  # it goes up and down by 30 MB with the allocator's mood

@@ -51,8 +51,9 @@ def test_no_answer_string_stands_in_two_splits(world):
 
 
 def test_spelling_of_an_answer_does_not_put_it_in_another_split():
-    keys = {answers_key(Question("a/1", "?", (text,), "a")) for text in ("The Beatles", "the beatles", "BEATLES!")}
+    keys = {answers_key(Question("a/1", "?", (text,), "a")) for text in ("The Beatles", "the beatles", "BEATLES!", "Beatles")}
     assert len(keys) == 1
+    assert answers_key(Question("a/1", "?", ("The The",), "a")) == "the the"
 
 
 def test_made_up_entities_have_no_answer_and_are_split_one_by_one():

@@ -51,6 +51,7 @@ def zero_columns(model, neurons):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_cett_of_every_layer_equals_a_recomputation_by_hand(name):
     model = shared_tiny(name, torch.float64)
+    tolerance = 1e-6 if name == "DeepseekV3" else 1e-9  # its router computes in float32 whatever the model's dtype
     neurons = pick(model, 60)
     assert {int(layer) for layer in neurons.layer} == {0, 1, 2}
     _, cett = run(model, HeadTap(model, neurons))
@@ -59,7 +60,7 @@ def test_cett_of_every_layer_equals_a_recomputation_by_hand(name):
         for column in range(IDS.shape[1]):
             by_layer = [slow_layer_cett(model.model.layers[layer].mlp, given[layer][row, column]) for layer in range(3)]
             expected = torch.cat(by_layer)[torch.from_numpy(neurons.flat)]
-            assert (cett[row, column] - expected).abs().max() < 1e-9
+            assert (cett[row, column] - expected).abs().max() < tolerance
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in MIXTURES])
@@ -189,8 +190,8 @@ def test_a_neuron_set_of_another_model_is_refused():
 def test_hazard_model_that_did_not_run():
     model = shared_tiny("Llama")
     tap = HeadTap(model, pick(model))
+    run(model, tap)
     with tap.attached():
-        run(model, tap)
         tap.begin(2)
         with pytest.raises(TapError):
             tap.read()
@@ -229,6 +230,16 @@ def test_hazard_layer_removed_after_the_tap_was_made():
     del model.model.layers[2]
     with pytest.raises(TapError):
         run(model, tap)
+
+
+def test_hazard_two_taps_attached_at_once_do_not_read_each_other():
+    model = shared_tiny("Llama")
+    one, other = HeadTap(model, pick(model, seed=1)), HeadTap(model, pick(model, seed=2))
+    expected = run(model, one)[1]
+    with other.attached():
+        other.begin(2, last=None)
+        assert torch.equal(run(model, one)[1], expected)
+    assert torch.equal(other.read().cett, run(model, other)[1])
 
 
 def test_hazard_two_passes_after_one_begin():

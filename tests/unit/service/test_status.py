@@ -88,14 +88,15 @@ async def test_the_fake_engine_shows_itself(serve):
 async def test_probes_lists_the_served_one_first(serve, tmp_path):
     artifact = fake_artifact()
     probe = replace(artifact.probe, name="other", version="2")
-    other = replace(artifact, probe=probe, card={"auroc": 0.8, "ece": 0.05})
+    other = replace(artifact, probe=probe, card={"auroc": [0.8, 0.7, 0.9], "ece": "unknown"})
     save_artifact(tmp_path / "other" / "2", other, "card")
     (tmp_path / "damaged" / "1").mkdir(parents=True)
     (tmp_path / "damaged" / "1" / "probe.json").write_text("{")
     client = await serve(probes_dir=tmp_path)
     entries = (await client.get("/probes")).json()["probes"]
     assert [(entry["name"], entry["state"]) for entry in entries[:2]] == [("fake", "active"), ("other", "available")]
-    assert (entries[1]["auroc"], entries[1]["calibration_error"]) == (0.8, 0.05)
+    assert (entries[1]["auroc"], entries[1]["auroc_interval"]) == (0.8, [0.7, 0.9])
+    assert (entries[1]["calibration_error"], entries[1]["calibration_error_interval"]) == (None, None)
     assert entries[0]["h_neurons"] == 2
     assert entries[0]["model"]["architecture"] == "Fake"
 

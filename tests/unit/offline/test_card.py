@@ -1,0 +1,88 @@
+"""Every number on the card comes from the artifact, and the card says what is shipped."""
+
+import pytest
+
+from offline.card import render_card
+from tests.unit.probes.artifacts import build_model, make_artifact
+
+TRIPLE = [0.8123, 0.7012, 0.9034]
+
+
+def make_evidence():
+    return {
+        "rows": {"faithful": 31, "hallucinated": 32},
+        "methods": {"H-neuron probe": {"auroc": TRIPLE, "recall_at_10_fpr": TRIPLE, "aurc": TRIPLE}},
+        "random neurons": {"mean": 0.5512, "low": 0.5, "high": 0.6},
+        "differences": {"H-neuron probe over free signals together": [-0.0213, -0.05, 0.01]},
+        "risk": {"accuracy_at_threshold": TRIPLE, "ece": TRIPLE, "brier": TRIPLE, "flagged": 0.4321},
+        "auroc_by_source": {"facts": {"auroc": TRIPLE, "faithful": 15, "hallucinated": 16}},
+        "length_correlation": {"faithful": 0.1234, "hallucinated": -0.5},
+    }
+
+
+@pytest.fixture(scope="module")
+def artifact():
+    candidate = {"mode": "3-vs-1", "position": "own", "is_standardised": False, "tokens": "answer", "auroc": 0.7}
+    candidate |= {"standard_error": 0.01, "n_selected": 40.2, "n_h_neurons": 20.1}
+    card = {
+        "created": "2026-01-02",
+        "training": {
+            "sampling": "10 samples",
+            "prompt": "question",
+            "agreement": 0.8,
+            "judge": "alias",
+            "spans": "lexical",
+            "seed": 7,
+            "sources": ["facts", "trivia"],
+            "rows": {"train": {"faithful": 400, "hallucinated": 401}, "train by source": {"trivia": 1, "facts": 800}},
+            "shared_answers_train_test": 0,
+            "mode": "3-vs-1",
+            "position": "own",
+            "standardised": False,
+            "C": 3.0,
+            "optimality_breach": 1.5e-9,
+        },
+        "selection": [candidate | {"C": 1.0}, candidate | {"C": 3.0}, candidate | {"C": 3.0, "position": "predicting"}],
+        "calibration": {"kind": "platt", "cross_validated_brier": {"platt": 0.2}},
+        "neurons": {"selected": 12, "h_neurons": 5, "per_mille": 34.7, "of": 46080, "h_neurons_by_layer": {"0": 2, "2": 3}},
+        "evidence": {"test": make_evidence(), "unfiltered-test": make_evidence()},
+    }
+    return make_artifact(build_model(), card=card)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "# tiny 1.0.0",
+        "**tiny-llama** (LlamaForCausalLM, 3 layers, 46,080 neurons), made on 2026-01-02",
+        "5 = 34.7 per mille",
+        "kept where at least 80% agree",
+        "the training and the test rows: 0.",
+        "| train | 400 | 401 |",
+        "| train | facts 800, trivia 1 |",
+        "### test (consistency-filtered): 31 faithful, 32 hallucinated",
+        "### unfiltered-test (unfiltered, one greedy answer a question, natural rate)",
+        "| H-neuron probe | 0.812 [0.701, 0.903] |",
+        "| random neurons, 10 sets (mean, range) | 0.551 [0.500, 0.600] |",
+        "| H-neuron probe over free signals together | -0.021 [-0.050, 0.010] |",
+        "| share flagged | 0.432 |",
+        "| facts | 0.812 [0.701, 0.903] | 15 | 16 |",
+        "+0.12 among faithful, -0.50 among hallucinated.",
+        "| 2 | 3 |",
+        "optimality breach 1.5e-09",
+    ],
+)
+def test_the_card_says(artifact, words):
+    assert words in render_card(artifact)
+
+
+def test_exactly_the_shipped_candidate_is_marked(artifact):
+    marked = [line for line in render_card(artifact).splitlines() if "3-vs-1 *" in line]
+    assert marked == ["| 3-vs-1 * | own | raw | 3.0 | 0.700 (0.010) | 40 | 20 |"]
+
+
+def test_tables_are_whole(artifact):
+    lines = render_card(artifact).splitlines()
+    for head, rule in zip(lines, lines[1:], strict=False):
+        if rule.startswith("|---"):
+            assert head.count("|") == rule.count("|")
