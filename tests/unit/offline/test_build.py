@@ -12,7 +12,7 @@ import torch
 from offline import build as build_module
 from offline import fitting, metrics
 from offline.build import build_artifact, find_finished
-from offline.choose import raw_units, score
+from offline.choose import VARIANTS, raw_units, score
 from offline.evaluate import BOTH, FREE, PROBE, QUESTION
 from offline.fitting import fit_probe
 from offline.run import RunConfig
@@ -119,7 +119,7 @@ def test_the_card_tells_what_was_done_and_reached(built):
         assert evidence["methods"][PROBE]["auroc"][0] > 0.8
         assert evidence["rows"]["faithful"] > 0
     assert card["auroc"] == card["evidence"]["test"]["methods"][PROBE]["auroc"]
-    assert len(card["selection"]) == 40
+    assert len(card["selection"]) == sum(len(variant.c_values) for variant in VARIANTS)
     text = (folder / "README.md").read_text(encoding="utf-8")
     for words in ("# tiny 1.0.0", "question only", "random neurons, 10 sets", "H-neurons by layer", "\\* shipped"):
         assert words in text

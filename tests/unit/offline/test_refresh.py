@@ -42,7 +42,7 @@ def run_text_stages(config):
     greedy, made = refresh.sample_greedy(run, questions, made)
     samples, made = refresh.sample_again(run, questions, greedy, made)
     verdicts, made = refresh.judge(run, questions, greedy, samples, made)
-    labels, made = refresh.label(run, questions, verdicts, made)
+    labels, made = refresh.label(run, questions, greedy, verdicts, made)
     spans, made = refresh.mark_spans(run, labels, questions, greedy, made)
     return {"questions": questions, "greedy": greedy, "samples": samples, "verdicts": verdicts, "labels": labels} | {
         "spans": spans,
@@ -102,7 +102,7 @@ def test_the_questions_file_may_change_under_a_run(config, questions_file):
         ({"agreement": 1.0}, "samples", "agreement"),
         ({"judge": "gpt"}, "verdicts", "judge"),
         ({"unfiltered": 5}, "labels", "unfiltered"),
-        ({"spans": "alias"}, "spans", "spans"),
+        ({"spans": "alias"}, "labels", "needs_claim"),
     ],
 )
 def test_changed_settings_stop_at_the_first_stage_they_decide(config, changes, stage, named):
@@ -169,7 +169,8 @@ def test_a_paid_judge_is_asked_only_about_what_can_become_a_row(tmp_path, monkey
 def test_unfiltered_rows_come_from_the_fair_draw_and_not_from_what_was_sampled_again(tmp_path, monkeypatch):
     run, questions, verdicts, made = judge_with_endpoint(tmp_path, monkeypatch, unfiltered=5)
     fair = {q.question_id for q in refresh.unfiltered_candidates(run, questions)}
-    labels, _ = refresh.label(run, questions, verdicts, made)
+    greedy = [Response(q.question_id, 0, "Paris", tuple(tiny_tokenizer()("Paris").input_ids), "stop") for q in questions]
+    labels, _ = refresh.label(run, questions, greedy, verdicts, made)
     drawn = {row.question_id for row in labels if row.split.startswith("unfiltered")}
     assert drawn
     assert drawn <= fair
