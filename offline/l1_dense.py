@@ -1,9 +1,9 @@
 """L1 logistic regression on a small dense design, to machine precision.
 
 Newton's method on an active set: hold the sign of every weight, step, set to zero what would change sign, and let in
-the columns outside the set that break the optimality conditions most. From a solution nearby it takes a few steps; where
-it stalls, far from the solution, liblinear gives the start. On CETT-like features celer and skglm took 5 to 1,000 times
-as long as liblinear. Every column is penalised; an intercept is a column of ones.
+the columns outside the set that break the optimality conditions most. From a solution nearby it takes a few steps;
+where it stalls, far from the solution, liblinear gives the start. On CETT-like features celer and skglm took 5 to 1,000
+times as long as liblinear. Every column is penalised; an intercept is a column of ones.
 """
 
 import warnings

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import pytest_asyncio
 import torch
 
 from probes.models import DEFAULT_MODEL, resolve_model
@@ -35,7 +36,7 @@ QUESTIONS = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine():
     async with serving(resolve_model(DEFAULT_MODEL), dtype="float32", device="cpu") as running:
         await running.load_heads(random_bank(running.model, n=100))

@@ -8,7 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from offline import l1, row_view
+from offline import l1, l1_dense, row_view
 from offline.l1 import L1Fit, certify, fit_l1, fit_l1_path
 from offline.row_view import RowView, stack_views
 
@@ -86,6 +86,25 @@ def test_warm_started_path_equals_cold_fits():
         cold = fit_l1(whole(values), labels, c)
         assert np.array_equal(warm.columns, cold.columns)
         np.testing.assert_allclose(warm.weights, cold.weights, rtol=1e-9)
+
+
+def test_newton_that_stalls_goes_on_from_liblinear(monkeypatch):
+    monkeypatch.setattr(l1_dense, "NEWTON_STEPS", 5)
+    starts = []
+    original = l1_dense._fit_liblinear
+    monkeypatch.setattr(l1_dense, "_fit_liblinear", lambda *a: starts.append(a[-1]) or original(*a))
+    values, labels = cett_like(200, 500)
+    fit = fit_l1(whole(values), labels, 8.0)
+    assert starts
+    assert_equal_fits(fit, liblinear(values, labels, 8.0))
+
+
+def test_columns_that_cannot_all_be_let_in_at_once(monkeypatch):
+    monkeypatch.setattr(l1_dense, "ACTIVATED_COLUMNS", 10_000)
+    values, labels = cett_like(120, 300)
+    nearly = np.clip(values + 1e-3 * np.random.default_rng(0).standard_normal(values.shape), 0, None)
+    doubled = np.concatenate([values, nearly.astype(np.float16)], axis=1)
+    assert_equal_fits(fit_l1(whole(doubled), labels, 5.0), liblinear(doubled, labels, 5.0))
 
 
 def test_rows_of_several_memory_maps_equal_the_stacked_matrix(tmp_path: Path):
