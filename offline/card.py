@@ -29,8 +29,8 @@ def render_card(artifact: ProbeArtifact) -> str:
             ["layer", "H-neurons"], ([str(layer), str(count)] for layer, count in neurons["h_neurons_by_layer"].items())
         ),
         "## How the fit was chosen",
-        "Cross-validated on the training rows, folds disjoint by answer string; the best AUROC under the cap of H-neurons "
-        "per mille.",
+        "Cross-validated on the training rows, folds disjoint by answer string; the best AUROC under the cap of "
+        "H-neurons per mille.",
         _grid(card["selection"], training),
     ]
     return "\n\n".join(parts) + "\n"

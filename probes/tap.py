@@ -102,7 +102,10 @@ class HeadTap:
         """norm(W_down[:, j]) of the neurons [K], at least float32, from the loaded weights."""
         layer_of = np.searchsorted([part.layer for part in self._layers], neurons.layer)
         self._layer_of = torch.from_numpy(layer_of).to(self.device)
+        self._places = self._whole_places()
         self._rows = 0
+        self._is_step = False
+        """The pass fed one column: z and h were kept whole."""
         self._alphas: Tensor | None = None
         self._last = 1
         self._z: list[Tensor] = []
@@ -117,7 +120,7 @@ class HeadTap:
             alphas: One multiplier a row [B]; None where no row is scaled: the model's arithmetic stays as it is.
             last: How many of the last fed columns are read; None for all.
         """
-        self._rows = rows
+        self._rows, self._is_step = rows, False
         self._alphas = None if alphas is None else alphas.to(self.device)[:, None, None]
         self._last = last or 0  # [-0:] is everything
         self._z, self._h, self._turns = [], [], []
@@ -135,8 +138,14 @@ class HeadTap:
                 f"taps ran on layers {seen} instead of {wanted} (each once a block and once for h): "
                 "the model's layers are not the ones that were tapped, so nothing that was read may be used"
             )
-        norm = torch.cat(self._h, dim=-1).index_select(-1, self._layer_of)
-        return Reading(cett_of_norm(torch.cat(self._z, dim=-1), norm, self.norms))
+        z = torch.cat(self._z, dim=-1)
+        if self._is_step:
+            z = z.index_select(-1, self._places)
+            norm = h_norm(torch.cat(self._h, dim=1)).transpose(1, 2)
+        else:
+            norm = torch.cat(self._h, dim=-1)
+        self._z, self._h = [], []
+        return Reading(cett_of_norm(z, norm.index_select(-1, self._layer_of), self.norms))
 
     @contextmanager
     def attached(self) -> Iterator["HeadTap"]:
@@ -160,6 +169,16 @@ class HeadTap:
                 wires.append(_Wire(block, columns, scaled))
         return tuple(wires)
 
+    def _whole_places(self) -> Tensor:
+        """Where the selected neurons stand when the blocks' inputs are joined whole (routed blocks: selected) [K]."""
+        places, start = [], 0
+        for wire in (wire for wires in self._wires for wire in wires):
+            is_routed = wire.block.is_routed
+            inside = torch.arange(len(wire.columns), device=self.device) if is_routed else wire.columns
+            places.append(start + inside)
+            start += len(wire.columns) if is_routed else wire.block.width
+        return torch.cat(places)
+
     def _hook_block(self, turn: int, wire: _Wire) -> torch.utils.hooks.RemovableHandle:
         if wire.block.is_routed:
             return wire.block.module.register_forward_hook(self._experts_hook(turn, wire), with_kwargs=True)
@@ -171,10 +190,13 @@ class HeadTap:
 
         def read_and_scale(_module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
             self._turns.append(turn)
-            self._z.append(args[0][:, -self._last :].index_select(-1, columns))
+            z = args[0]
+            # Of a single column the hooks only keep what passes by: one operation over all layers afterwards is cheaper
+            # than one a layer. A longer input is reduced at once, or all layers' activations would stay alive.
+            self._z.append(z if z.shape[1] == 1 else z[:, -self._last :].index_select(-1, columns))
             if self._alphas is None or not has_scaled:
                 return None
-            return (suppress(args[0], scaled_columns, self._alphas),)
+            return (suppress(z, scaled_columns, self._alphas),)
 
         return read_and_scale
 
@@ -200,6 +222,7 @@ class HeadTap:
     def _output_hook(self, turn: int) -> _Hook:
         def read_norm(_module: nn.Module, _args: tuple[Tensor], output: Tensor) -> None:
             self._turns.append(turn)
-            self._h.append(h_norm(output[:, -self._last :]))
+            self._is_step = output.shape[1] == 1
+            self._h.append(output if self._is_step else h_norm(output[:, -self._last :]))
 
         return read_norm

@@ -6,19 +6,20 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
 
-from tests.serving import read_events, wait_until
+from tests.serving import read_events
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.slow
 
 QUESTION = "What is the capital of France? Respond with the answer only, without any explanation."
 
 
 @pytest.fixture(scope="module")
-async def address(tmp_path_factory):
+def address(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -37,7 +38,10 @@ async def address(tmp_path_factory):
             return False
 
     try:
-        await wait_until(is_ready, seconds=300)
+        deadline = time.monotonic() + 300
+        while not is_ready():
+            assert time.monotonic() < deadline, "not ready after five minutes"
+            time.sleep(0.2)
         yield url
     finally:
         running.terminate()

@@ -1,4 +1,4 @@
-"""A real byte-level BPE tokenizer with a chat template, trained here on a few sentences: small enough for a tiny model."""
+"""A real byte-level BPE tokenizer with a chat template, trained here on a few sentences, for tiny models."""
 
 from functools import cache
 from typing import Any

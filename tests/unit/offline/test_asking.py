@@ -46,7 +46,9 @@ def judge_greedy(questions, stage):
 
 def ask_scripted(tmp_path, script, *, agreement, n=10, killed_after=None):
     questions = make_questions(len(script))
-    sampler = ScriptedSampler({q.question_id: "?" + script[i] for i, q in enumerate(questions)}, killed_after=killed_after)
+    sampler = ScriptedSampler(
+        {q.question_id: "?" + script[i] for i, q in enumerate(questions)}, killed_after=killed_after
+    )
     greedy = {q.question_id: "right" if script[i][0] == "r" else "wrong" for i, q in enumerate(questions)}
     stage = open_stage(tmp_path)
     ask_samples(stage, questions, greedy, sampler, n=n, agreement=agreement)

@@ -1,4 +1,4 @@
-"""From features to an artifact on a tiny model: what is written must be what was fitted, and a rerun must not redo it."""
+"""From features to an artifact on a tiny model: what is written is what was fitted, and a rerun redoes nothing."""
 
 import json
 from dataclasses import replace
@@ -109,7 +109,7 @@ def test_the_scikit_learn_estimator_gives_the_same_logits(built):
 
 
 def test_the_card_tells_what_was_done_and_reached(built):
-    _, table, fitted, folder = built
+    _, table, _fitted, folder = built
     card = load_artifact(folder).card
     assert card["training"]["shared_answers_train_test"] == 0
     assert card["training"]["rows"]["train"]["faithful"] == (table.labels[table.in_split("train")] == 0).sum()

@@ -1,5 +1,7 @@
 """Every number on the card comes from the artifact, and the card says what is shipped."""
 
+import itertools
+
 import pytest
 
 from offline.card import render_card
@@ -44,7 +46,13 @@ def artifact():
         },
         "selection": [candidate | {"C": 1.0}, candidate | {"C": 3.0}, candidate | {"C": 3.0, "position": "predicting"}],
         "calibration": {"kind": "platt", "cross_validated_brier": {"platt": 0.2}},
-        "neurons": {"selected": 12, "h_neurons": 5, "per_mille": 34.7, "of": 46080, "h_neurons_by_layer": {"0": 2, "2": 3}},
+        "neurons": {
+            "selected": 12,
+            "h_neurons": 5,
+            "per_mille": 34.7,
+            "of": 46080,
+            "h_neurons_by_layer": {"0": 2, "2": 3},
+        },
         "evidence": {"test": make_evidence(), "unfiltered-test": make_evidence()},
     }
     return make_artifact(build_model(), card=card)
@@ -83,6 +91,6 @@ def test_exactly_the_shipped_candidate_is_marked(artifact):
 
 def test_tables_are_whole(artifact):
     lines = render_card(artifact).splitlines()
-    for head, rule in zip(lines, lines[1:], strict=False):
+    for head, rule in itertools.pairwise(lines):
         if rule.startswith("|---"):
             assert head.count("|") == rule.count("|")

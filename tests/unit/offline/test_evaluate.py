@@ -106,7 +106,9 @@ def test_a_set_of_one_class_is_an_error_and_not_nan(judged):
 
 def test_shared_answers_are_counted_and_not_assumed():
     table = make_table(40)
-    rows = tuple(make_row(f"s/{i}", i % 2, split, answers_key="paris") for i, split in enumerate(["train", "test"] * 20))
+    rows = tuple(
+        make_row(f"s/{i}", i % 2, split, answers_key="paris") for i, split in enumerate(["train", "test"] * 20)
+    )
     other = Table(rows, table.passages, table.place, table.groups, table.signals)
     assert answer_overlap(table, "train", "test") == 0
     assert answer_overlap(other, "train", "test") == 1

@@ -79,8 +79,8 @@ def slow_signals(model, passage):
     answer = sorted({k for span in passage.spans for k in range(span.start, span.end)})
     found = {}
     for prefix, tokens in (("", answer), ("response_", range(len(logprobs)))):
-        l, e = [logprobs[k] for k in tokens], [entropies[k] for k in tokens]
-        values = (np.mean(l), min(l), np.mean(e), max(e), len(l))
+        p, e = [logprobs[k] for k in tokens], [entropies[k] for k in tokens]
+        values = (np.mean(p), min(p), np.mean(e), max(e), len(p))
         found |= {prefix + name: value for name, value in zip(SIGNALS, values, strict=True)}
     return found
 

@@ -51,7 +51,10 @@ def test_no_answer_string_stands_in_two_splits(world):
 
 
 def test_spelling_of_an_answer_does_not_put_it_in_another_split():
-    keys = {answers_key(Question("a/1", "?", (text,), "a")) for text in ("The Beatles", "the beatles", "BEATLES!", "Beatles")}
+    keys = {
+        answers_key(Question("a/1", "?", (text,), "a"))
+        for text in ("The Beatles", "the beatles", "BEATLES!", "Beatles")
+    }
     assert len(keys) == 1
     assert answers_key(Question("a/1", "?", ("The The",), "a")) == "the the"
 
@@ -61,7 +64,9 @@ def test_made_up_entities_have_no_answer_and_are_split_one_by_one():
 
 
 def test_classes_are_balanced_within_split_source_and_relation(world):
-    counts = Counter((r.split, r.source, r.group, r.label) for r in label(world) if not r.split.startswith("unfiltered"))
+    counts = Counter(
+        (r.split, r.source, r.group, r.label) for r in label(world) if not r.split.startswith("unfiltered")
+    )
     strata = {key[:3] for key in counts}
     assert len(strata) == 9
     for stratum in strata:

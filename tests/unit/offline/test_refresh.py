@@ -1,4 +1,4 @@
-"""The text stages together, over a tiny model: each is skipped when complete, and none mixes or doubles what a kill left."""
+"""The text stages together, over a tiny model: skipped when complete, and none mixes what a kill left."""
 
 import json
 from dataclasses import replace
@@ -169,7 +169,9 @@ def test_a_paid_judge_is_asked_only_about_what_can_become_a_row(tmp_path, monkey
 def test_unfiltered_rows_come_from_the_fair_draw_and_not_from_what_was_sampled_again(tmp_path, monkeypatch):
     run, questions, verdicts, made = judge_with_endpoint(tmp_path, monkeypatch, unfiltered=5)
     fair = {q.question_id for q in refresh.unfiltered_candidates(run, questions)}
-    greedy = [Response(q.question_id, 0, "Paris", tuple(tiny_tokenizer()("Paris").input_ids), "stop") for q in questions]
+    greedy = [
+        Response(q.question_id, 0, "Paris", tuple(tiny_tokenizer()("Paris").input_ids), "stop") for q in questions
+    ]
     labels, _ = refresh.label(run, questions, greedy, verdicts, made)
     drawn = {row.question_id for row in labels if row.split.startswith("unfiltered")}
     assert drawn

@@ -71,7 +71,7 @@ def test_appended_rows_survive_sigkill(tmp_path):
         "from offline.stages import Stage\n"
         "with Stage(pathlib.Path(sys.argv[1]), 'spans', SpanRow, {}) as stage:\n"
         "    stage.append([SpanRow('q', n, 0, 1, 'm') for n in range(3)])\n"
-        "    stage._file.write('{\"question_id\": \"torn')\n"
+        '    stage._file.write(\'{"question_id": "torn\')\n'
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)

