@@ -1,16 +1,16 @@
 """Token offsets from the response's own tokens, and the label-free answer locator."""
 
 import json
-import os
 import random
 import time
 from functools import cache
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from probes.claims import find_claims, split_sentences
+from probes.models import DEFAULT_MODEL, load_tokenizer, resolve_model
 from probes.spans import AnswerSpan, TextStream, char_span_to_tokens, locate_answer, token_offsets
 
 TEXTS = [
@@ -167,10 +167,10 @@ def test_decoding_is_linear_in_the_number_of_tokens():
     assert counting.decoded < 12 * len(token_ids)
 
 
-@pytest.mark.skipif("HGUARD_TEST_MODEL" not in os.environ, reason="HGUARD_TEST_MODEL names no model folder")
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS)
-def test_offsets_with_the_tokenizer_of_a_real_model(text):
-    tokenizer = AutoTokenizer.from_pretrained(os.environ["HGUARD_TEST_MODEL"])
+def test_offsets_with_the_tokenizer_of_the_default_model(text):
+    tokenizer = load_tokenizer(resolve_model(DEFAULT_MODEL))
     token_ids = tokenizer.encode(text, add_special_tokens=False)
     check_cover(decode(tokenizer, token_ids), token_offsets(tokenizer, token_ids))
 
