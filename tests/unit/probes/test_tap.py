@@ -159,6 +159,20 @@ def test_last_columns_are_the_same_as_all_columns(name):
         assert torch.allclose(run(model, tap, last=last)[1], full[:, -last:], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("alphas", [None, [0.5, 1.0]])
+def test_a_step_of_one_column_reads_what_a_longer_pass_reads_there(name, alphas):
+    """The first column sees nothing of the others."""
+    model = shared_tiny(name)
+    neurons = pick(model)
+    tap = HeadTap(model, neurons, range(0, 40, 2))
+    logits, cett = run(model, tap, alphas=alphas)
+    for last in (1, None):
+        step_logits, step_cett = run(model, tap, alphas=alphas, last=last, ids=IDS[:, :1])
+        assert torch.allclose(step_cett, cett[:, :1], atol=1e-5)
+        assert torch.allclose(step_logits, logits[:, :1], atol=1e-4)
+
+
 def test_scores_are_weighted_sums():
     model = shared_tiny("Llama")
     tap = HeadTap(model, pick(model))
