@@ -103,7 +103,7 @@ class HeadTap:
         layer_of = np.searchsorted([part.layer for part in self._layers], neurons.layer)
         self._layer_of = torch.from_numpy(layer_of).to(self.device)
         self._places = self._whole_places()
-        self._rows = 0
+        self._rows, self._scales = 0, True
         self._is_step = False
         """The pass fed one column: z and h were kept whole."""
         self._alphas: Tensor | None = None
@@ -120,6 +120,8 @@ class HeadTap:
             alphas: One multiplier a row [B]; None where no row is scaled: the model's arithmetic stays as it is.
             last: How many of the last fed columns are read; None for all.
         """
+        if alphas is not None and not self._scales:
+            raise ValueError("alphas need the tap attached with scales=True")
         self._rows, self._is_step = rows, False
         self._alphas = None if alphas is None else alphas.to(self.device)[:, None, None]
         self._last = last or 0  # [-0:] is everything
@@ -148,10 +150,14 @@ class HeadTap:
         return Reading(cett_of_norm(z, norm.index_select(-1, self._layer_of), self.norms))
 
     @contextmanager
-    def attached(self) -> Iterator["HeadTap"]:
-        """Hook the model; unhooked on leaving, also after an error."""
+    def attached(self, *, scales: bool = True) -> Iterator["HeadTap"]:
+        """Hook the model; unhooked on leaving. Without `scales` no alphas can be given, and fewer hooks do."""
+        self._scales = scales
         with ExitStack() as stack:
             for turn, (part, wires) in enumerate(zip(self._layers, self._wires, strict=True)):
+                if not scales and len(wires) == 1 and wires[0].block.module is part.output:
+                    stack.callback(part.output.register_forward_hook(self._dense_hook(turn, wires[0])).remove)
+                    continue
                 for wire in wires:
                     stack.callback(self._hook_block(turn, wire).remove)
                 stack.callback(part.output.register_forward_hook(self._output_hook(turn)).remove)
@@ -184,19 +190,35 @@ class HeadTap:
             return wire.block.module.register_forward_hook(self._experts_hook(turn, wire), with_kwargs=True)
         return wire.block.module.register_forward_pre_hook(self._input_hook(turn, wire))
 
+    def _keep_input(self, z: Tensor, columns: Tensor) -> None:
+        # A single column is kept whole: one operation over all layers afterwards is cheaper than one a layer. A longer
+        # input is reduced at once, or all layers' activations would stay alive.
+        self._z.append(z if z.shape[1] == 1 else z[:, -self._last :].index_select(-1, columns))
+
+    def _keep_output(self, h: Tensor) -> None:
+        self._is_step = h.shape[1] == 1
+        self._h.append(h if self._is_step else h_norm(h[:, -self._last :]))
+
+    def _dense_hook(self, turn: int, wire: _Wire) -> _Hook:
+        columns, turns = wire.columns, (turn, turn)
+
+        def read(_module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+            self._turns.extend(turns)
+            self._keep_input(args[0], columns)
+            self._keep_output(output)
+
+        return read
+
     def _input_hook(self, turn: int, wire: _Wire) -> _Hook:
         columns, scaled_columns = wire.columns, wire.scaled_columns
         has_scaled = len(scaled_columns) > 0
 
         def read_and_scale(_module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
             self._turns.append(turn)
-            z = args[0]
-            # Of a single column the hooks only keep what passes by: one operation over all layers afterwards is cheaper
-            # than one a layer. A longer input is reduced at once, or all layers' activations would stay alive.
-            self._z.append(z if z.shape[1] == 1 else z[:, -self._last :].index_select(-1, columns))
+            self._keep_input(args[0], columns)
             if self._alphas is None or not has_scaled:
                 return None
-            return (suppress(z, scaled_columns, self._alphas),)
+            return (suppress(args[0], scaled_columns, self._alphas),)
 
         return read_and_scale
 
@@ -222,7 +244,6 @@ class HeadTap:
     def _output_hook(self, turn: int) -> _Hook:
         def read_norm(_module: nn.Module, _args: tuple[Tensor], output: Tensor) -> None:
             self._turns.append(turn)
-            self._is_step = output.shape[1] == 1
-            self._h.append(output if self._is_step else h_norm(output[:, -self._last :]))
+            self._keep_output(output)
 
         return read_norm

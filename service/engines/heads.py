@@ -78,7 +78,7 @@ def run_pass(
     if heads is None or not (is_read or is_scaled):
         return PassResult(forward())
     tap = heads.tap
-    with tap.attached():
+    with tap.attached(scales=is_scaled):
         tap.begin(len(alphas), alphas=torch.tensor(alphas) if is_scaled else None, last=last)
         logits = forward()
     began = time.perf_counter()
