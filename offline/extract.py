@@ -1,20 +1,13 @@
 """Features: one teacher-forced pass a response, reduced to mean CETT of every neuron over groups of tokens.
 
-    answer         answer tokens                                   what the probe is trained on
-    other          all other tokens, prompt included               label 0 of 3-vs-1
-    answer_ahead   answer tokens, scored by their predicting rows
-    other_ahead    the rest, likewise
-    response       every response token                            what is pooled where no span is found
-    prompt         prompt tokens only                              the question-only control
-
-Kept as half-precision files [rows, neurons] beside the free signals of every response. A row's features are written
-before its signals, which mark it done, so a killed run continues where it stopped.
+Kept as half-precision files [rows, neurons], one a token group, beside the free signals of every response. A row's
+features are written before its signals, which mark it done, so a killed run continues where it stopped. What the groups
+are, `offline.passages` says; how a batch is read, `offline.passage_reader`.
 """
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,116 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from offline.passage_reader import SIGNALS, PassageReader
+from offline.passages import GROUPS, Passage
 from offline.stages import StageMismatchError, fingerprint, write_json
-from probes.positions import PositionRule, sequence_slice
-from probes.reducing_tap import ReducingTap
-from probes.signals import free_signals
-from probes.spans import AnswerSpan
-
-GROUPS = ("answer", "other", "answer_ahead", "other_ahead", "response", "prompt")
-
-SIGNALS = ("mean_logprob", "min_logprob", "mean_entropy", "max_entropy", "n_tokens")
-"""Of the answer tokens; the same of the whole response follow with the prefix `response_`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A prompt and response with its answer spans."""
-
-    key: str
-    prompt_ids: tuple[int, ...]
-    response_ids: tuple[int, ...]
-    spans: tuple[AnswerSpan, ...]
-    """At least one; the answer tokens are their union."""
-
-    @property
-    def length(self) -> int:
-        """Prompt and response tokens."""
-        return len(self.prompt_ids) + len(self.response_ids)
-
-    @property
-    def answer(self) -> Tensor:
-        """Which response tokens are answer tokens [T], bool."""
-        mask = torch.zeros(len(self.response_ids), dtype=torch.bool)
-        for span in self.spans:
-            mask[span.start : span.end] = True
-        return mask
-
-
-def group_weights(sequence: Passage, columns: int) -> Tensor:
-    """How much each column counts in each group [G, columns]; every group that has tokens sums to 1."""
-    p, t = len(sequence.prompt_ids), len(sequence.response_ids)
-    weights = torch.zeros(len(GROUPS), columns)
-    rules: dict[str, PositionRule] = {"": "own", "_ahead": "predicting"}
-    for name, rule in rules.items():
-        scoring = sequence_slice(p, t, rule)
-        answer = torch.zeros(columns, dtype=torch.bool)
-        answer[scoring] = sequence.answer
-        rest = ~answer
-        rest[scoring.stop :] = False
-        weights[GROUPS.index(f"answer{name}")] = _mean(answer)
-        weights[GROUPS.index(f"other{name}")] = _mean(rest)
-    column = torch.arange(columns)
-    weights[GROUPS.index("response")] = _mean((column >= p) & (column < p + t))
-    weights[GROUPS.index("prompt")] = _mean(column < p)
-    return weights
-
-
-def _mean(mask: Tensor) -> Tensor:
-    """Weights that take the mean over a mask; all zero where it is empty."""
-    return mask / mask.sum().clamp(min=1)
-
-
-@torch.inference_mode()
-def extract_batch(tap: ReducingTap, sequences: Sequence[Passage]) -> tuple[Tensor, list[dict[str, float]]]:
-    """Features and free signals of a few responses.
-
-    Rows are right-padded: under a causal mask no real token sees the padding, so no mask is needed.
-
-    Args:
-        tap: Attached.
-        sequences: B of them, none with an empty response.
-
-    Returns:
-        Features [B, G, neurons] float32, and the signals of each response.
-    """
-    columns = max(sequence.length for sequence in sequences)
-    ids = torch.zeros(len(sequences), columns, dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        ids[row, : sequence.length] = torch.tensor(sequence.prompt_ids + sequence.response_ids)
-    weights = torch.stack([group_weights(sequence, columns) for sequence in sequences])
-    device = next(tap.model.parameters()).device
-    first = min(len(sequence.prompt_ids) for sequence in sequences) - 1
-    features, output = tap.run(
-        weights.to(device),
-        input_ids=ids.to(device),
-        use_cache=False,
-        logits_to_keep=torch.arange(first, columns - 1, device=device),
-    )
-    signals = []
-    for row, sequence in enumerate(sequences):
-        start = len(sequence.prompt_ids) - 1 - first
-        logprobs, entropies = free_signals(
-            output.logits[row, start : start + len(sequence.response_ids)],
-            torch.tensor(sequence.response_ids, device=device),
-        )
-        signals.append(pool_signals(logprobs, entropies, sequence.answer.to(device)))
-    return features, signals
-
-
-def pool_signals(logprobs: Tensor, entropies: Tensor, answer: Tensor) -> dict[str, float]:
-    """The free signals of the answer tokens (mask [T]) and of the whole response."""
-    pooled: dict[str, float] = {}
-    for prefix, part in (("", answer), ("response_", torch.ones_like(answer))):
-        values = (
-            logprobs[part].mean(),
-            logprobs[part].min(),
-            entropies[part].mean(),
-            entropies[part].max(),
-            part.sum(),
-        )
-        pooled |= {prefix + name: float(value) for name, value in zip(SIGNALS, values, strict=True)}
-    return pooled
 
 
 class FeatureStore:
@@ -190,17 +76,27 @@ class FeatureStore:
         self.signals[rows] = numbers
 
 
-def extract(model: nn.Module, sequences: Sequence[Passage], store: FeatureStore, *, batch_tokens: int = 2048) -> None:
+def extract(model: nn.Module, passages: Sequence[Passage], store: FeatureStore, *, batch_tokens: int = 1024) -> None:
     """Fill the store: batches of rows of like length, `batch_tokens` columns each."""
-    tap = ReducingTap(model)
     done = store.done
-    todo = sorted((row for row in range(len(sequences)) if not done[row]), key=lambda row: sequences[row].length)
-    with tap.attached(), tqdm(total=len(sequences), initial=int(done.sum()), desc="features", unit="row") as bar:
-        while todo:
-            take = 1
-            while take < len(todo) and (take + 1) * sequences[todo[take]].length <= batch_tokens:
-                take += 1
-            rows, todo = todo[:take], todo[take:]
-            features, signals = extract_batch(tap, [sequences[row] for row in rows])
-            store.write(rows, features, signals)
-            bar.update(len(rows))
+    todo = [row for row in range(len(passages)) if not done[row]]
+    with tqdm(total=len(passages), initial=len(passages) - len(todo), desc="features", unit="row") as bar:
+        if not todo:
+            return
+        with PassageReader(model, passages).attached() as reader:
+            for rows in plan_batches(passages, todo, batch_tokens):
+                features, signals = reader.read([passages[row] for row in rows])
+                store.write(rows, features, signals)
+                bar.update(len(rows))
+
+
+def plan_batches(passages: Sequence[Passage], rows: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """These rows in batches of at most `batch_tokens` columns, padding included, shortest first."""
+    batch: list[int] = []
+    for row in sorted(rows, key=lambda row: passages[row].length):
+        if batch and (len(batch) + 1) * passages[row].length > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

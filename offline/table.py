@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offline.extract import FeatureStore, Passage, extract
+from offline.extract import FeatureStore, extract
+from offline.passages import Passage
 from offline.records import LabelledResponse, Question, Response, SpanRow
 from offline.run import Run
 from probes.reducing_tap import ReducingTap

@@ -4,8 +4,9 @@ import hashlib
 
 import numpy as np
 
-from offline.extract import GROUPS, FeatureStore, Passage, extract
+from offline.extract import FeatureStore, extract
 from offline.label import split_of
+from offline.passages import GROUPS, Passage
 from offline.records import LabelledResponse
 from offline.table import Table
 from probes.reducing_tap import ReducingTap

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from offline import extract as module
-from offline.extract import GROUPS, SIGNALS, FeatureStore, Passage, extract, extract_batch, group_weights
+from offline.extract import FeatureStore, extract
+from offline.passage_reader import SIGNALS, PassageReader
+from offline.passages import GROUPS, Passage, group_weights, shared_prefix
 from offline.stages import StageMismatchError
 from probes.neurons import NeuronSet
 from probes.reducing_tap import ReducingTap
@@ -20,19 +22,26 @@ from tests.reference.tiny_models import VOCABULARY, build_tiny, shared_tiny
 torch.set_num_threads(1)
 
 
-def make_passages(n, *, seed=0):
-    """Prompts of 2 to 9 tokens, responses of 1 to 8, one or two spans."""
+def make_passages(n, *, seed=0, template=()):
+    """Prompts of 2 to 9 tokens after the template, responses of 1 to 8, one or two spans."""
     draw = np.random.default_rng(seed)
     passages = []
     for i in range(n):
         p, t = int(draw.integers(2, 10)), int(draw.integers(1, 9))
-        ids = draw.integers(3, VOCABULARY, p + t).tolist()
+        ids = [*template, *draw.integers(3, VOCABULARY, p + t).tolist()]
+        p += len(template)
         start = int(draw.integers(0, t))
         spans = [AnswerSpan(start, int(draw.integers(start, t)) + 1)]
         if spans[0].start > 1:
             spans.insert(0, AnswerSpan(0, 1))
         passages.append(Passage(f"s/{i}", tuple(ids[:p]), tuple(ids[p:]), tuple(spans)))
     return passages
+
+
+def read(model, passages):
+    """One batch of all."""
+    with PassageReader(model, passages).attached() as reader:
+        return reader.read(passages)
 
 
 def open_store(folder, passages, model, settings=None):
@@ -85,12 +94,12 @@ def slow_signals(model, passage):
     return found
 
 
-@pytest.mark.parametrize("name", ["Llama", "Gemma3", "Phi3", "Mixtral", "Qwen3Moe", "DeepseekV3"])
-def test_every_group_is_the_mean_over_its_tokens_in_any_batch(name):
-    model, passages = shared_tiny(name), make_passages(7)
-    tap = ReducingTap(model)
-    with tap.attached():
-        together, signals = extract_batch(tap, passages)
+@pytest.mark.parametrize("template", [(), (7,), tuple(range(10, 25))], ids=["none", "one", "longer than a window"])
+@pytest.mark.parametrize("name", ["Llama", "Gemma2", "Gemma3", "Phi3", "Mistral", "Mixtral", "Qwen3Moe", "DeepseekV3"])
+def test_every_group_is_the_mean_over_its_tokens_in_any_batch(name, template):
+    model, passages = shared_tiny(name), make_passages(7, template=template)
+    assert shared_prefix(passages) == template
+    together, signals = read(model, passages)
     for row, passage in enumerate(passages):
         expected = slow_features(token_cett(model, passage), passage)
         np.testing.assert_allclose(together[row].numpy(), expected, rtol=3e-4, atol=3e-6)
@@ -106,12 +115,43 @@ def test_other_is_everything_but_the_answer_tokens_as_in_the_official_code():
     cett = official_cett(model, list(passage.prompt_ids + passage.response_ids))
     start, end = 4 + 1, 4 + 3
     other = torch.cat([cett[:, :start], cett[:, end:]], dim=1).mean(dim=1).flatten()
-    tap = ReducingTap(model)
-    with tap.attached():
-        features, _ = extract_batch(tap, [passage])
+    features, _ = read(model, [passage])
     torch.testing.assert_close(features[0, GROUPS.index("other")], other, rtol=2e-4, atol=2e-6)
     answer = cett[:, start:end].mean(dim=1).flatten()
     torch.testing.assert_close(features[0, GROUPS.index("answer")], answer, rtol=2e-4, atol=2e-6)
+
+
+def test_what_is_shared_leaves_every_prompt_the_row_that_predicts_the_response():
+    prompts = [(1, 2, 3), (1, 2, 3, 4), (1, 2)]
+    passages = [Passage(str(i), ids, (9,), (AnswerSpan(0, 1),)) for i, ids in enumerate(prompts)]
+    assert shared_prefix(passages) == (1,)
+    assert shared_prefix(passages[:1]) == (1, 2)
+    assert shared_prefix([]) == ()
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen3Moe"])
+def test_equal_prompts_of_one_token_and_long_responses_are_read_right(name):
+    model = shared_tiny(name)
+    spans = (AnswerSpan(2, 4),)
+    passages = [Passage("a", (5,), tuple(range(20, 28)), spans), Passage("b", (5,), tuple(range(30, 35)), spans)]
+    features, signals = read(model, passages)
+    for row, passage in enumerate(passages):
+        expected = slow_features(token_cett(model, passage), passage)
+        np.testing.assert_allclose(features[row].numpy(), expected, rtol=3e-4, atol=3e-6)
+        assert signals[row] == pytest.approx(slow_signals(model, passage), abs=1e-4)
+
+
+def test_the_model_is_left_as_it_was(tmp_path):
+    model, passages = build_tiny("Llama"), make_passages(4, template=(7, 8))
+    ids = torch.tensor([passages[0].token_ids])
+    with torch.inference_mode():
+        before = model(input_ids=ids).logits
+    with pytest.raises(ZeroDivisionError), PassageReader(model, passages).attached():
+        raise ZeroDivisionError
+    extract(model, passages, open_store(tmp_path, passages, model))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    with torch.inference_mode():
+        assert torch.equal(model(input_ids=ids).logits, before)
 
 
 def test_padding_counts_in_no_group_and_groups_with_tokens_sum_to_one():
@@ -127,12 +167,10 @@ def test_a_group_without_tokens_is_zero_and_not_nan():
 
 
 def test_half_precision_on_disk_is_the_float32_value_to_a_thousandth(tmp_path):
-    model, passages = shared_tiny("Llama"), make_passages(9)
+    model, passages = shared_tiny("Llama"), make_passages(9, template=(7, 8, 9))
     store = open_store(tmp_path, passages, model)
     extract(model, passages, store, batch_tokens=40)
-    tap = ReducingTap(model)
-    with tap.attached():
-        features, signals = extract_batch(tap, passages)
+    features, signals = read(model, passages)
     for group, name in enumerate(GROUPS):
         # Below 6e-5 float16 is subnormal: steps of 6e-8.
         np.testing.assert_allclose(store.groups[name], features[:, group].numpy(), rtol=1e-3, atol=6e-8)
@@ -150,15 +188,15 @@ def test_a_kill_loses_the_batch_in_flight_only(tmp_path, monkeypatch, killed_aft
     whole = open_store(tmp_path / "whole", passages, model)
     extract(model, passages, whole, batch_tokens=30)
     batches = []
-    real = module.extract_batch
+    real = PassageReader.read
 
-    def counted(tap, sequences):
+    def counted(reader, batch):
         if len(batches) == killed_after:
             raise KeyboardInterrupt
-        batches.append([sequence.key for sequence in sequences])
-        return real(tap, sequences)
+        batches.append([passage.key for passage in batch])
+        return real(reader, batch)
 
-    monkeypatch.setattr(module, "extract_batch", counted)
+    monkeypatch.setattr(PassageReader, "read", counted)
     with pytest.raises(KeyboardInterrupt):
         extract(model, passages, open_store(tmp_path / "cut", passages, model), batch_tokens=30)
     done = sum(len(keys) for keys in batches)
@@ -216,13 +254,13 @@ def test_features_that_are_not_finite_are_named_and_not_kept(tmp_path):
 
 def test_batches_hold_the_token_budget(tmp_path, monkeypatch):
     model, passages = shared_tiny("Llama"), make_passages(30)
-    real, shapes = module.extract_batch, []
+    real, shapes = PassageReader.read, []
 
-    def seen(tap, sequences):
-        shapes.append((len(sequences), max(sequence.length for sequence in sequences)))
-        return real(tap, sequences)
+    def seen(reader, batch):
+        shapes.append((len(batch), max(passage.length for passage in batch)))
+        return real(reader, batch)
 
-    monkeypatch.setattr(module, "extract_batch", seen)
+    monkeypatch.setattr(PassageReader, "read", seen)
     extract(model, passages, open_store(tmp_path, passages, model), batch_tokens=64)
     assert all(rows * columns <= 64 or rows == 1 for rows, columns in shapes)
     assert len(shapes) < 10
