@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from service.engines.base import EngineError
+from service.engines.heads import TappedModel
 from service.engines.lane import Admission, Lane
 from service.engines.sequence import Delivery, RunningSequence, fail
 from service.engines.teacher import MAX_SCORED_TOKENS, ScoreJob, TeacherForcing, fail_jobs
@@ -25,7 +26,10 @@ T = TypeVar("T")
 
 
 class BatchLoop:
-    """Sequences and score jobs of one model, served on the thread that calls `run`."""
+    """Sequences and score jobs of one model, served on the thread that calls `run`.
+
+    `submit`, `score`, `call` and `close` are for any thread; the first three raise EngineError once the loop has ended.
+    """
 
     def __init__(
         self,
@@ -45,7 +49,7 @@ class BatchLoop:
             prefill_tokens: Prompt tokens a turn: what a running row waits for at most.
             post: Called with what one turn gave.
         """
-        self.model, self.stop_ids = model, stop_ids
+        self.tapped, self.stop_ids = TappedModel(model), stop_ids
         self.max_rows, self.prefill_tokens = max_rows, prefill_tokens
         self._post = post
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -60,27 +64,15 @@ class BatchLoop:
     # any thread
 
     def submit(self, sequence: RunningSequence) -> None:
-        """Queue a sequence.
-
-        Raises:
-            EngineError: The loop has ended.
-        """
+        """Queue a sequence."""
         self._send(lambda: self._waiting.append(sequence))
 
     def score(self, job: ScoreJob) -> None:
-        """Queue a score job.
-
-        Raises:
-            EngineError: The loop has ended.
-        """
+        """Queue a score job."""
         self._send(lambda: self._jobs.append(job))
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run something that touches the model between two steps.
-
-        Raises:
-            EngineError: The loop has ended.
-        """
+        """Run something that touches the model between two steps."""
         future: Future[T] = Future()
 
         def answer() -> None:
@@ -118,6 +110,7 @@ class BatchLoop:
             logger.critical("the engine's loop ended: no request will be served", exc_info=True)
             reason = error
         self._has_ended = True
+        self.tapped.release()
         while not self._inbox.empty():
             command = self._inbox.get()
             if command is not None:
@@ -132,6 +125,8 @@ class BatchLoop:
     def _receive(self) -> bool:
         """Take in what other threads sent, waiting only where there is nothing to do; False to end."""
         is_idle = not (self._waiting or self._jobs or self._lanes or self._admission or self._teacher)
+        if is_idle:
+            self.tapped.release()
         while True:
             try:
                 command = self._inbox.get(block=is_idle)
@@ -170,7 +165,7 @@ class BatchLoop:
             return
         admission, is_fed = None, False
         with self._contain(sequences):
-            admission = self._admission or Admission(self.model, sequences, self.stop_ids)
+            admission = self._admission or Admission(self.tapped, sequences, self.stop_ids)
             is_fed = admission.step(self.prefill_tokens, self._outbox)
         self._admission = None if is_fed or not any(one.is_running for one in sequences) else admission
         if admission is not None and is_fed and admission.sequences:
@@ -195,7 +190,7 @@ class BatchLoop:
         for lane in self._lanes:
             if lane.heads is admission.heads:
                 return lane
-        lane = Lane(self.model, admission.heads, self.stop_ids)
+        lane = Lane(self.tapped, admission.heads, self.stop_ids)
         self._lanes.append(lane)
         return lane
 
@@ -204,7 +199,7 @@ class BatchLoop:
         if not jobs:
             return
         try:
-            self._teacher = self._teacher or TeacherForcing(self.model, jobs)
+            self._teacher = self._teacher or TeacherForcing(self.tapped, jobs)
             is_done = self._teacher.step(self.prefill_tokens)
         except Exception as error:  # these jobs fail, the engine goes on
             logger.exception("a score pass failed")

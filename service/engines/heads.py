@@ -1,4 +1,4 @@
-"""Loaded heads: a head bank wired to a model, and one forward pass under it.
+"""Loaded heads: a head bank wired to a model, and the passes that run under it.
 
 A pass that needs neither scores nor alpha runs without a hook on the model: the guard costs nothing there and cannot
 change a bit.
@@ -6,6 +6,7 @@ change a bit.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -57,36 +58,65 @@ class PassResult:
         return RowEvidence(tuple(self.scores[at][column]), neurons)
 
 
-def run_pass(
-    heads: LoadedHeads | None,
-    forward: Callable[[], Tensor],
-    *,
-    alphas: Sequence[float],
-    is_read: bool,
-    last: int = 1,
-) -> PassResult:
-    """Run the model once.
+class TappedModel:
+    """A model and the tap that is on it now.
 
-    Args:
-        heads: What is read and scaled; None without a probe.
-        forward: Runs the model; returns logits [B, Q, V].
-        alphas: Of each row, B of them.
-        is_read: Whether any row is scored in this pass.
-        last: How many of the last fed columns are read.
+    The hooks of the last pass stay for the next one, as putting them on costs as much as what they do. Outside a pass
+    they are inert, and `release` takes them off.
     """
-    is_scaled = any(alpha != 1 for alpha in alphas)
-    if heads is None or not (is_read or is_scaled):
-        return PassResult(forward())
-    tap = heads.tap
-    with tap.attached(scales=is_scaled):
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._hooks = ExitStack()
+        self._now: tuple[HeadTap, bool] | None = None
+
+    def run(
+        self,
+        heads: LoadedHeads | None,
+        forward: Callable[[], Tensor],
+        *,
+        alphas: Sequence[float],
+        is_read: bool,
+        last: int = 1,
+    ) -> PassResult:
+        """Run the model once.
+
+        Args:
+            heads: What is read and scaled; None without a probe.
+            forward: Runs the model; returns logits [B, Q, V].
+            alphas: Of each row, B of them.
+            is_read: Whether any row is scored in this pass.
+            last: How many of the last fed columns are read.
+        """
+        is_scaled = any(alpha != 1 for alpha in alphas)
+        if heads is None or not (is_read or is_scaled):
+            self.release()
+            return PassResult(forward())
+        tap = heads.tap
+        self._attach(tap, is_scaled)
         tap.begin(len(alphas), alphas=torch.tensor(alphas) if is_scaled else None, last=last)
-        logits = forward()
-    began = time.perf_counter()
-    try:
-        reading = tap.read()
-    except TapError as error:
-        return PassResult(logits, tap_error=error)
-    if not is_read:
-        return PassResult(logits)
-    scores: list[list[list[float]]] = reading.scores(heads.weights).tolist()
-    return PassResult(logits, scores=scores, cett=reading.cett, scoring_seconds=time.perf_counter() - began)
+        try:
+            logits = forward()
+        except BaseException:
+            self.release()
+            raise
+        began = time.perf_counter()
+        try:
+            reading = tap.read()
+        except TapError as error:
+            return PassResult(logits, tap_error=error)
+        if not is_read:
+            return PassResult(logits)
+        scores: list[list[list[float]]] = reading.scores(heads.weights).tolist()
+        return PassResult(logits, scores=scores, cett=reading.cett, scoring_seconds=time.perf_counter() - began)
+
+    def release(self) -> None:
+        """Take the hooks off the model."""
+        self._hooks.close()
+        self._now = None
+
+    def _attach(self, tap: HeadTap, is_scaled: bool) -> None:
+        if self._now != (tap, is_scaled):
+            self.release()
+            self._hooks.enter_context(tap.attached(scales=is_scaled))
+            self._now = tap, is_scaled

@@ -4,29 +4,29 @@ A switch of probes opens a second lane; the first one runs empty. Runs on the wo
 """
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probes.decoding import DecodeBatch, Prefill
-from service.engines.heads import LoadedHeads, PassResult, run_pass
+from service.engines.heads import LoadedHeads, PassResult, TappedModel
 from service.engines.sequence import Delivery, RunningSequence, advance, fail
 
 
 class Lane:
     """A decode batch and the sequence of each of its rows."""
 
-    def __init__(self, model: nn.Module, heads: LoadedHeads | None, stop_ids: Collection[int]) -> None:
-        self.model, self.heads, self.stop_ids = model, heads, stop_ids
+    def __init__(self, tapped: TappedModel, heads: LoadedHeads | None, stop_ids: Collection[int]) -> None:
+        self.tapped, self.heads, self.stop_ids = tapped, heads, stop_ids
         self.sequences: list[RunningSequence] = []
-        self._batch = DecodeBatch(model)
+        self._batch = DecodeBatch(tapped.model)
         self._tokens = torch.zeros(0, dtype=torch.long, device=self._batch.device)
 
     def step(self, outbox: list[Delivery]) -> None:
         """Feed every row its last token and choose the next."""
         began = time.perf_counter()
-        result = _run(self.heads, self.sequences, lambda: self._batch.step(self._tokens)[:, None], is_read=True)
+        result = _run(self, lambda: self._batch.step(self._tokens)[:, None], is_read=True)
         self._tokens = advance(self.sequences, result, self.stop_ids, outbox)
         for sequence in self.sequences:
             sequence.timing.decode_seconds += time.perf_counter() - began
@@ -50,10 +50,10 @@ class Lane:
 class Admission:
     """Sequences that are being prefilled together, a chunk a turn."""
 
-    def __init__(self, model: nn.Module, sequences: list[RunningSequence], stop_ids: Collection[int]) -> None:
-        self.sequences, self.stop_ids = sequences, stop_ids
+    def __init__(self, tapped: TappedModel, sequences: list[RunningSequence], stop_ids: Collection[int]) -> None:
+        self.tapped, self.sequences, self.stop_ids = tapped, sequences, stop_ids
         self.heads = sequences[0].heads
-        self.prefill = Prefill(model, [sequence.request.prompt_ids for sequence in sequences])
+        self.prefill = Prefill(tapped.model, [sequence.request.prompt_ids for sequence in sequences])
         self.tokens = torch.zeros(0, dtype=torch.long)
         self._began = time.perf_counter()
         for sequence in sequences:
@@ -63,7 +63,7 @@ class Admission:
         """Feed the next chunk, of about `max_tokens` over all rows; True when nothing is left to feed."""
         columns = max(1, max_tokens // len(self.sequences))
         is_last = self.prefill.fed + columns >= self.prefill.columns
-        result = _run(self.heads, self.sequences, lambda: self.prefill.step(columns), is_read=is_last)
+        result = _run(self, lambda: self.prefill.step(columns), is_read=is_last)
         if result.tap_error is not None and not is_last:
             # Before the last chunk only alpha needs the tap.
             fail([sequence for sequence in self.sequences if sequence.request.alpha != 1], result.tap_error, outbox)
@@ -84,12 +84,10 @@ class Admission:
         self.sequences = [self.sequences[at] for at in kept]
 
 
-def _run(
-    heads: LoadedHeads | None, sequences: Sequence[RunningSequence], forward: Callable[[], Tensor], *, is_read: bool
-) -> PassResult:
-    return run_pass(
-        heads,
+def _run(rows: Lane | Admission, forward: Callable[[], Tensor], *, is_read: bool) -> PassResult:
+    return rows.tapped.run(
+        rows.heads,
         forward,
-        alphas=[sequence.request.alpha for sequence in sequences],
-        is_read=is_read and any(sequence.request.is_scored for sequence in sequences),
+        alphas=[sequence.request.alpha for sequence in rows.sequences],
+        is_read=is_read and any(sequence.request.is_scored for sequence in rows.sequences),
     )

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from probes.decoding import Prefill
 from probes.signals import free_signals
 from service.engines.base import EngineError, RowEvidence, ScoredSequence, TokenEvidence
-from service.engines.heads import LoadedHeads, run_pass
+from service.engines.heads import LoadedHeads, TappedModel
 
 MAX_SCORED_TOKENS = 4096
 """Tokens of jobs that are scored together, padding included; a longer one runs alone."""
@@ -45,12 +45,13 @@ class ScoreJob:
 class TeacherForcing:
     """Jobs with the same heads, left-padded into one pass."""
 
-    def __init__(self, model: nn.Module, jobs: Sequence[ScoreJob]) -> None:
+    def __init__(self, tapped: TappedModel, jobs: Sequence[ScoreJob]) -> None:
+        self.tapped = tapped
         self.jobs, self.heads = tuple(jobs), jobs[0].heads
-        self.prefill = Prefill(model, [job.prompt_ids + job.response_ids for job in jobs])
+        self.prefill = Prefill(tapped.model, [job.prompt_ids + job.response_ids for job in jobs])
         self._first = self.prefill.columns - max(job.n_rows for job in jobs)
         """The first column that is a scored row of any job."""
-        config: Any = model.config
+        config: Any = tapped.model.config
         self._max_columns = max(1, _MAX_LOGITS // (len(jobs) * int(config.get_text_config().vocab_size)))
         self._targets = self._pad_targets()
         self._signals: list[Tensor] = []
@@ -69,7 +70,7 @@ class TeacherForcing:
         columns = min(columns, self._max_columns if is_scored else self._first - start)
         columns = min(columns, self.prefill.columns - start)
         kept = columns if is_scored else 1
-        result = run_pass(
+        result = self.tapped.run(
             self.heads,
             lambda: self.prefill.step(columns, logits_to_keep=kept),
             alphas=[job.alpha for job in self.jobs],

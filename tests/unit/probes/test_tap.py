@@ -256,6 +256,34 @@ def test_hazard_two_taps_attached_at_once_do_not_read_each_other():
     assert torch.equal(other.read().cett, run(model, other)[1])
 
 
+@pytest.mark.parametrize("name", ["Llama", "DeepseekV3"])
+def test_attached_hooks_do_nothing_outside_of_begin_and_read(name):
+    model = shared_tiny(name)
+    tap = HeadTap(model, pick(model), range(40))
+    expected = plain(model, IDS[:1])
+    with tap.attached():
+        tap.begin(2, alphas=torch.tensor([0.0, 0.0]))
+        plain(model)
+        tap.read()
+        assert torch.equal(plain(model, IDS[:1]), expected)
+        with pytest.raises(TapError):
+            tap.read()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_fewer_hooks_without_scaling_read_the_same(name):
+    model = shared_tiny(name)
+    tap = HeadTap(model, pick(model), range(40))
+    _, expected = run(model, tap)
+    with tap.attached(scales=False), torch.inference_mode():
+        with pytest.raises(ValueError, match="scales=True"):
+            tap.begin(2, alphas=torch.tensor([0.0, 0.0]))
+        for ids in (IDS, IDS[:, :1]):
+            tap.begin(2, last=None)
+            model(ids)
+            assert torch.allclose(tap.read().cett, expected[:, : ids.shape[1]], atol=1e-5)
+
+
 def test_hazard_two_passes_after_one_begin():
     model = shared_tiny("Llama")
     tap = HeadTap(model, pick(model))

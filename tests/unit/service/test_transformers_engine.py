@@ -207,6 +207,18 @@ async def test_without_scored_requests_the_model_has_no_hooks(engine):
     assert max(log) > 0
 
 
+async def test_the_hooks_are_off_the_model_when_nobody_runs(engine):
+    def hooks():
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in engine.model.modules())
+
+    await collect(engine, request(PROMPTS[0], alpha=0.5))
+    for _ in range(1000):
+        if not hooks():
+            break
+        await asyncio.sleep(0.001)
+    assert not hooks()
+
+
 async def test_guarded_logits_and_tokens_equal_unguarded_ones_bit_for_bit(engine):
     seen = []
     with engine.model.register_forward_hook(lambda _m, _args, output: seen.append(output.logits.clone())):
