@@ -1,0 +1,145 @@
+"""Banks: which probes are loaded into the slots of vLLM's workers, and which of their columns are whose.
+
+A request keeps the bank that it began with, so a probe leaves its bank when its last request has ended. Knows no vLLM.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engines.base import HeadBank
+
+
+@dataclass(eq=False)
+class LoadedBank:
+    """A head bank in the workers' slots."""
+
+    number: int
+    bank: HeadBank
+    slots: NDArray[np.int64]
+    """Slot of each neuron, counted over all layers [K]."""
+    salt: str
+    """Names the probe in the prefix cache."""
+    running: int = 0
+
+
+@dataclass(frozen=True)
+class BankWrite:
+    """What the workers are told to write; see `TapBuffers.write`."""
+
+    number: int
+    index: list[list[int]]
+    norms: list[list[float]]
+    weights: list[list[float]]
+    scaled: list[list[int]]
+
+
+@dataclass
+class Banks:
+    """The slots of all layers and the probes in them."""
+
+    widths: tuple[int, ...]
+    slots: int
+    heads: int
+    count: int
+    current: LoadedBank | None = None
+    _loaded: dict[int, LoadedBank] = field(default_factory=dict)
+    _freed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def __post_init__(self) -> None:
+        self._index = np.full((len(self.widths), self.slots), -1, dtype=np.int64)
+        self._norms = np.zeros((len(self.widths), self.slots), dtype=np.float32)
+
+    async def free_number(self) -> int:
+        """A bank that no request uses; waits until there is one."""
+        async with self._freed:
+            await self._freed.wait_for(lambda: self._free() is not None)
+        number = self._free()
+        assert number is not None
+        return number
+
+    def plan(self, number: int, bank: HeadBank, norms: NDArray[np.float32], salt: str) -> tuple[LoadedBank, BankWrite]:
+        """Find slots for a bank; neurons that another loaded bank has too share its slot.
+
+        Args:
+            number: From `free_number`.
+            bank: The heads.
+            norms: norm(W_down[:, j]) of its neurons [K].
+            salt: Names the probe in the prefix cache.
+
+        Raises:
+            ValueError: The bank is of another model, or does not fit into the slots.
+        """
+        if bank.neurons.widths != self.widths:
+            raise ValueError(f"the neurons are of a model with widths {bank.neurons.widths}, this one has {self.widths}")
+        if len(bank.names) > self.heads:
+            raise ValueError(f"{len(bank.names)} heads are more than the {self.heads} that the engine was started with")
+        kept = [loaded.slots for at, loaded in self._loaded.items() if at != number]
+        in_use = np.zeros(self._index.size, dtype=bool)
+        in_use[np.concatenate(kept) if kept else []] = True
+        self._index[~in_use.reshape(self._index.shape)] = -1
+        places = np.empty(len(bank.neurons), dtype=np.int64)
+        for layer in range(len(self.widths)):
+            at = bank.neurons.of_layer(layer)
+            places[at] = layer * self.slots + self._place(layer, bank.neurons.index[at], norms[at])
+        scaled = np.zeros(self._index.size, dtype=np.int64)
+        scaled[places[bank.suppressed]] = 1
+        weights = np.zeros((len(bank.names), self._index.size), dtype=np.float32)
+        weights[:, places] = bank.weights
+        write = BankWrite(
+            number,
+            self._index.tolist(),
+            self._norms.tolist(),
+            weights.tolist(),
+            scaled.reshape(self._index.shape).tolist(),
+        )
+        return LoadedBank(number, bank, places, salt), write
+
+    def switch(self, loaded: LoadedBank) -> None:
+        """Serve this one from now on."""
+        self._loaded[loaded.number] = self.current = loaded
+
+    @contextmanager
+    def used(self, loaded: LoadedBank | None) -> Iterator[None]:
+        """Keep a bank while a request runs."""
+        if loaded is None:
+            yield
+            return
+        loaded.running += 1
+        try:
+            yield
+        finally:
+            loaded.running -= 1
+            if not loaded.running:
+                _ = asyncio.get_running_loop().create_task(self._announce())
+
+    def _place(self, layer: int, neurons: NDArray[np.int64], norms: NDArray[np.float32]) -> NDArray[np.int64]:
+        row = self._index[layer]
+        found = np.empty(len(neurons), dtype=np.int64)
+        for at, (neuron, norm) in enumerate(zip(neurons, norms, strict=True)):
+            places = np.flatnonzero(row == neuron)
+            if not len(places):
+                places = np.flatnonzero(row < 0)
+            if not len(places):
+                raise ValueError(
+                    f"layer {layer} has {self.slots} slots and the loaded probes need more: "
+                    f"restart with HGUARD_VLLM_SLOTS={2 * self.slots}"
+                )
+            found[at] = places[0]
+            row[places[0]], self._norms[layer, places[0]] = neuron, norm
+        return found
+
+    def _free(self) -> int | None:
+        for number in range(self.count):
+            loaded = self._loaded.get(number)
+            if loaded is None or (loaded is not self.current and not loaded.running):
+                return number
+        return None
+
+    async def _announce(self) -> None:
+        async with self._freed:
+            self._freed.notify_all()

@@ -1,0 +1,108 @@
+"""What of vLLM is used beyond its public interface, and the modes in which the taps would be wrong.
+
+Checked when a worker starts: a vLLM that has changed is refused by name, it never scores quietly wrong.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+SUPPORTED_VLLM = "0.25.1 to 0.32"
+
+
+class IncompatibleVllmError(RuntimeError):
+    """This vLLM, or this mode of it, cannot be tapped."""
+
+
+def check_runner(runner: type, version: str) -> None:
+    """Every overridden method takes what we pass on, every attribute is there.
+
+    Args:
+        runner: The class of the model runner.
+        version: Of vLLM, for the message.
+
+    Raises:
+        IncompatibleVllmError: Naming what has changed.
+    """
+    wanted = {
+        "_prepare_inputs": ["self", "scheduler_output", "num_scheduled_tokens"],
+        "_sample": ["self", "logits", "spec_decode_metadata"],
+        "_get_prompt_logprobs_dict": ["self", "hidden_states", "num_scheduled_tokens"],
+        "_sync_device": ["self"],
+    }
+    for name, parameters in wanted.items():
+        method: Callable[..., Any] | None = getattr(runner, name, None)
+        found = list(inspect.signature(method).parameters) if method else None
+        if found != parameters:
+            raise IncompatibleVllmError(
+                f"vLLM {version}: {runner.__module__}.{runner.__name__}.{name} takes {found}, expected {parameters}; "
+                f"this hguard supports vLLM {SUPPORTED_VLLM} with the V1 model runner: install one of those"
+            )
+
+
+def check_instance(runner: Any, version: str) -> None:
+    """The attributes of a running model runner.
+
+    Raises:
+        IncompatibleVllmError: Naming what is missing.
+    """
+    for path in (
+        "sampler.gather_logprobs",
+        "input_batch.req_ids",
+        "input_batch.req_id_to_index",
+        "requests",
+        "num_prompt_logprobs",
+        "query_start_loc.np",
+        "model.compute_logits",
+    ):
+        found = runner
+        for name in path.split("."):
+            if not hasattr(found, name):
+                raise IncompatibleVllmError(
+                    f"vLLM {version}: the model runner has no {path}; this hguard supports vLLM {SUPPORTED_VLLM}: "
+                    "install one of those"
+                )
+            found = getattr(found, name)
+
+
+def check_mode(vllm_config: Any) -> None:
+    """Refuse what would run and score wrongly.
+
+    Raises:
+        IncompatibleVllmError: Naming the setting to change.
+    """
+    parallel, speculative = vllm_config.parallel_config, vllm_config.speculative_config
+    refusals = {
+        "pipeline_parallel_size > 1 (layers and sampler would be in different processes)": (
+            parallel.pipeline_parallel_size > 1
+        ),
+        "enable_dbo (two half batches share the row buffers)": bool(getattr(parallel, "enable_dbo", False)),
+        "prefill or decode context parallelism (rows are spread over ranks)": (
+            getattr(parallel, "decode_context_parallel_size", 1) > 1
+            or getattr(parallel, "prefill_context_parallel_size", 1) > 1
+        ),
+        "LoRA (down projections are wrapped)": vllm_config.lora_config is not None,
+        "logprobs_mode other than raw_logprobs": vllm_config.model_config.logprobs_mode != "raw_logprobs",
+        "speculative decoding other than ngram (the drafter's own passes run through tapped layers)": (
+            speculative is not None and speculative.method != "ngram"
+        ),
+        "quantized weights (kernels may fuse the activation away)": vllm_config.quant_config is not None,
+        "kv_sharing_fast_prefill": bool(getattr(vllm_config.cache_config, "kv_sharing_fast_prefill", False)),
+    }
+    for mode, is_on in refusals.items():
+        if is_on:
+            raise IncompatibleVllmError(f"the guard does not support {mode}: turn it off in HGUARD_VLLM_ARGS")
+
+
+def check_layer(name: str, module: Any) -> None:
+    """The module is a row-parallel linear layer that gives h whole.
+
+    Raises:
+        IncompatibleVllmError: It is something else.
+    """
+    missing = [part for part in ("input_size_per_partition", "input_is_parallel", "reduce_results", "tp_size")
+               if not hasattr(module, part)]
+    if missing:
+        raise IncompatibleVllmError(f"{name} is a {type(module).__name__} without {', '.join(missing)}: not supported")
+    if not module.input_is_parallel or (module.tp_size > 1 and not module.reduce_results):
+        raise IncompatibleVllmError(f"{name} does not return the whole h on every rank: not supported")

@@ -1,0 +1,9 @@
+"""The worker class for CUDA."""
+
+from vllm.v1.worker.gpu_worker import Worker
+
+from service.engines.vllm_plugin.worker import TapWorker
+
+
+class GPUTapWorker(TapWorker, Worker):
+    """vLLM's CUDA worker with taps."""

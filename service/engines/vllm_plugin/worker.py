@@ -1,0 +1,77 @@
+"""Worker classes that vLLM starts in place of its own (`worker_cls`), and what they answer over RPC."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import vllm
+from vllm.distributed import get_tensor_model_parallel_rank, tensor_model_parallel_all_reduce
+
+from service.engines.vllm_plugin.buffers import TapBuffers
+from service.engines.vllm_plugin.compat import (
+    IncompatibleVllmError,
+    check_instance,
+    check_layer,
+    check_mode,
+    check_runner,
+)
+from service.engines.vllm_plugin.runner import TapRunner
+from service.engines.vllm_plugin.step_tap import StepTap
+from service.engines.vllm_plugin.tap_config import TapConfig
+from service.engines.vllm_plugin.wires import EagerSwitch, tap_module
+
+
+class TapWorker:
+    """Mixed into a worker class of vLLM: taps the model after its weights are loaded, before its first pass."""
+
+    def load_model(self, **options: Any) -> None:
+        """Load the model and tap it.
+
+        Raises:
+            IncompatibleVllmError: This vLLM, mode or model cannot be tapped.
+        """
+        worker: Any = self
+        config = TapConfig.of(worker.vllm_config.additional_config)
+        check_mode(worker.vllm_config)
+        runner = worker.model_runner
+        check_runner(type(runner), vllm.__version__)
+        super().load_model(**options)  # type: ignore[misc]
+        check_instance(runner, vllm.__version__)
+        self.hguard_buffers = _tap_model(runner.model, config, _most_rows(worker.vllm_config), worker.device)
+        runner.__class__ = type(f"Tapped{type(runner).__name__}", (TapRunner, type(runner)), {})
+        runner.attach(StepTap(self.hguard_buffers[0], self.hguard_buffers[1], tensor_model_parallel_all_reduce))
+
+    def hguard_write(self, bank: int, index: Any, norms: Any, weights: Any, scaled: Any) -> int:
+        """RPC: fill a bank, see `TapBuffers.write`; returns the number of tapped layers."""
+        buffers = self.hguard_buffers[0]
+        buffers.write(bank, index, norms, weights, scaled)
+        return len(buffers.layers)
+
+
+def _tap_model(
+    model: torch.nn.Module, config: TapConfig, rows: int, device: torch.device
+) -> tuple[TapBuffers, EagerSwitch]:
+    modules = [_find(model, name) for name in config.layers]
+    for name, module in zip(config.layers, modules, strict=True):
+        check_layer(name, module)
+    widths: Sequence[int] = [int(module.input_size_per_partition) for module in modules]
+    buffers = TapBuffers(config, widths, rows, get_tensor_model_parallel_rank(), device)
+    switch = EagerSwitch()
+    for module, layer in zip(modules, buffers.layers, strict=True):
+        tap_module(module, layer, switch)
+    return buffers, switch
+
+
+def _find(model: torch.nn.Module, name: str) -> Any:
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        raise IncompatibleVllmError(
+            f"vLLM's {type(model).__name__} has no {name}: its layers are not where transformers has them"
+        ) from error
+
+
+def _most_rows(vllm_config: Any) -> int:
+    """Rows of one pass at most: the token budget, or the largest captured graph."""
+    captured = getattr(vllm_config.compilation_config, "max_cudagraph_capture_size", None) or 0
+    return max(int(vllm_config.scheduler_config.max_num_batched_tokens), int(captured)) + 64
