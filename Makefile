@@ -15,10 +15,10 @@ TORCH ?= torch==$(TORCH_VERSION)$(if $(HAS_CUDA),,$(if $(IS_LINUX),+cpu))
 # Asked only when the configured package index has no CPU build.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup serve test check train bench clean
+.PHONY: help setup vllm serve test test-vllm check train bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,11 +30,20 @@ SHELL := /bin/bash
 
 setup: $(VENV)/.done ## virtual environment and dependencies
 
-serve: setup ## serve the default model and its probe on 127.0.0.1:8000 (HGUARD_* variables pass through)
+$(VENV)/.vllm: $(VENV)/.done deploy/install_vllm.py
+	$(PY) deploy/install_vllm.py
+	@touch $@
+
+vllm: $(VENV)/.vllm ## add vLLM to the virtual environment: its CUDA build where there is a driver, else its CPU build
+
+serve: setup $(if $(filter vllm,$(HGUARD_ENGINE)),vllm) ## serve the default model and its probe on 127.0.0.1:8000 (HGUARD_* variables pass through)
 	$(PY) -m service
 
 test: setup ## every test that needs no GPU
 	$(PY) -m pytest -m "not gpu" $(PYTEST_ARGS)
+
+test-vllm: vllm ## the exactness suite on real vLLM
+	$(PY) -m pytest tests/vllm -m "not gpu" $(PYTEST_ARGS)
 
 check: setup ## ruff, mypy strict, import rules
 	$(PY) -m ruff check .

@@ -4,18 +4,15 @@ import numpy as np
 
 from probes.artifact import GoldenTrace, ProbeArtifact
 from probes.calibration import Calibration
-from probes.fingerprint import ModelFingerprint
 from probes.neurons import NeuronSet
 from probes.positions import PositionRule, first_row
 from probes.probe import Probe
-from service.engines.fake import fake_cett
-
-_WIDTHS = (8, 8)
+from service.engines.fake import FAKE_MODEL, fake_cett
 
 
 def fake_artifact(*, position: PositionRule = "own", locator: str = "lexical", threshold: float = 0.5) -> ProbeArtifact:
     """Four neurons of a model that does not exist."""
-    neurons = NeuronSet.from_flat(_WIDTHS, np.asarray([1, 6, 9, 12]))
+    neurons = NeuronSet.from_flat(FAKE_MODEL.widths, np.asarray([1, 6, 9, 12]))
     probe = Probe(
         name="fake",
         version="0",
@@ -30,9 +27,7 @@ def fake_artifact(*, position: PositionRule = "own", locator: str = "lexical", t
     )
     return ProbeArtifact(
         probe,
-        model=ModelFingerprint(
-            "Fake", _WIDTHS, hidden_size=8, vocabulary_size=257, tokenizer_sha256="", chat_template_sha256=""
-        ),
+        model=FAKE_MODEL,
         golden=_golden(probe),
         sha256="0" * 64,
     )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from probes.artifact import ProbeArtifact
 from service.engines.base import Engine, EngineError
-from service.engines.fake import FakeEngine
 from service.errors import ApiError
 from service.golden import GoldenTraceError, check_golden
 from service.loading import StartupError, check_probe, load_engine, load_probe, one_line
@@ -49,6 +48,7 @@ class Lifecycle:
             "golden_trace": "has not passed",
         }
         """Why requests are refused; empty once ready."""
+        self._canary: asyncio.Task[None] | None = None
 
     def prepare(self) -> None:
         """Load model and probe from disk; blocks.
@@ -69,7 +69,11 @@ class Lifecycle:
             return
         assert self.parts is not None
         engine, artifact = self.parts.engine, self.parts.artifact
-        await engine.start()
+        try:
+            await engine.start()
+        except EngineError as error:
+            self._refuse("model", one_line(error))
+            return
         del self.reasons["model"]
         self.metrics.build_info.labels(VERSION, self.engine_name, engine.model_name, engine.dtype).set(1)
         try:
@@ -79,15 +83,8 @@ class Lifecycle:
             self._refuse("probe", one_line(error))
             return
         del self.reasons["probe"]
-        try:
-            departure = await check_golden(engine, artifact)
-        except (GoldenTraceError, EngineError) as failure:
-            self.metrics.golden_ok.set(0)
-            self._refuse("golden_trace", one_line(failure))
+        if not await self._prove():
             return
-        del self.reasons["golden_trace"]
-        self.metrics.golden_ok.set(1)
-        self.metrics.golden_error.set(departure)
         self.metrics.probe_loads.labels("ok").inc()
         self.metrics.probe_load_time.set(time.time())
         self.metrics.probe_info.labels(artifact.probe.name, artifact.probe.version, artifact.sha256).set(1)
@@ -98,18 +95,20 @@ class Lifecycle:
             on_error=self.settings.on_error,
             abstention=self.settings.abstention,
         )
+        if self.settings.canary_s:
+            self._canary = asyncio.create_task(self._prove_again_and_again())
         logger.info("ready: %s on %s, probe %s", engine.model_name, engine.device, probe_label(artifact.probe))
 
     @property
     def engine_name(self) -> str:
-        """The back end that was chosen, for /version; `fake` shows itself."""
-        if self.parts is not None and isinstance(self.parts.engine, FakeEngine):
-            return "fake"
-        return "transformers" if self.settings.engine == "auto" else self.settings.engine
+        """The back end, for /version; the chosen one until it is loaded."""
+        return self.parts.engine.kind if self.parts is not None else self.settings.engine
 
     async def close(self) -> None:
         """Stop the engine."""
         self._served = None
+        if self._canary is not None:
+            self._canary.cancel()
         if self.parts is not None:
             await self.parts.engine.close()
 
@@ -120,13 +119,33 @@ class Lifecycle:
         Raises:
             ApiError: 503 `not_ready`.
         """
-        if self._served is None:
+        if self._served is None or self.reasons:
             raise ApiError(503, "not_ready", "not ready: " + "; ".join(self.describe()))
         return self._served
 
     def describe(self) -> list[str]:
         """The reasons, one line each."""
         return [f"{name}: {reason}" for name, reason in self.reasons.items()]
+
+    async def _prove(self) -> bool:
+        """Run the golden trace; what it finds decides whether requests are answered."""
+        assert self.parts is not None
+        try:
+            departure = await check_golden(self.parts.engine, self.parts.artifact)
+        except (GoldenTraceError, EngineError) as failure:
+            self.metrics.golden_ok.set(0)
+            self._refuse("golden_trace", one_line(failure))
+            return False
+        self.reasons.pop("golden_trace", None)
+        self.metrics.golden_ok.set(1)
+        self.metrics.golden_error.set(departure)
+        return True
+
+    async def _prove_again_and_again(self) -> None:
+        """The canary: an engine that begins to score wrongly stops being ready, and is ready again once it is right."""
+        while True:
+            await asyncio.sleep(self.settings.canary_s)
+            await self._prove()
 
     def _refuse(self, name: str, reason: str) -> None:
         self.reasons[name] = reason

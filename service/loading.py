@@ -1,10 +1,7 @@
 """Loading: settings -> engine and probe artifact, with every failure in one line that names the fix."""
 
-import torch
-from torch import nn
-
 from probes.artifact import ArtifactError, ProbeArtifact
-from probes.fingerprint import check_model, fingerprint_model
+from probes.fingerprint import check_same_model
 from probes.registry import ProbeNotFoundError, find_probe
 from service.engines.base import Engine
 from service.engines.fake import FakeEngine
@@ -29,6 +26,8 @@ def load_engine(settings: Settings) -> Engine:
         dtype=settings.dtype,
         device=settings.device,
         max_rows=settings.max_concurrent,
+        vllm_slots=settings.vllm_slots,
+        vllm_args=settings.vllm_args,
         fake_step_seconds=settings.fake_step_s,
         fake_fault=settings.fake_fault,
     )
@@ -46,20 +45,16 @@ def load_probe(settings: Settings, engine: Engine) -> ProbeArtifact:
     Raises:
         StartupError: There is none by that name, it is damaged, or `default` fits none to the model.
     """
-    if isinstance(engine, FakeEngine):
-        if settings.probe == "default":
-            return fake_artifact()
-        fingerprint = fake_artifact().model
-    else:
-        fingerprint = fingerprint_model(_model_of(engine), engine.tokenizer, name=settings.model)
+    if isinstance(engine, FakeEngine) and settings.probe == "default":
+        return fake_artifact()
     try:
-        return find_probe(settings.probe, fingerprint, settings.probes_dir)
+        return find_probe(settings.probe, engine.fingerprint(settings.model), settings.probes_dir)
     except (ProbeNotFoundError, ArtifactError) as error:
         raise StartupError(f"HGUARD_PROBE={settings.probe}: {one_line(error)}") from error
 
 
 def check_probe(engine: Engine, artifact: ProbeArtifact) -> None:
-    """The probe was trained on the loaded weights (the fake engine has none) and its answer tokens can be located.
+    """The probe was trained on the loaded weights and its answer tokens can be located.
 
     Raises:
         ModelMismatchError: It was not; says what differs.
@@ -68,17 +63,10 @@ def check_probe(engine: Engine, artifact: ProbeArtifact) -> None:
     locator = artifact.probe.locator
     if locator not in LOCATORS:
         raise ValueError(f"the probe was calibrated with locator {locator!r}; this version has {', '.join(LOCATORS)}")
-    if not isinstance(engine, FakeEngine):
-        with torch.inference_mode():  # column norms are numbers here, not a graph
-            check_model(artifact.model, artifact.probe, _model_of(engine), engine.tokenizer)
+    found = engine.fingerprint()
+    check_same_model(artifact.model, artifact.probe, found, lambda: engine.column_norms(artifact.probe.neurons))
 
 
 def one_line(error: BaseException) -> str:
     """The message without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _model_of(engine: Engine) -> nn.Module:
-    """The loaded module of an engine that runs in this process."""
-    model: nn.Module = engine.model  # type: ignore[attr-defined]
-    return model

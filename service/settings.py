@@ -5,7 +5,7 @@ import ipaddress
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dotenv import dotenv_values
 from pydantic import Field, ValidationError
@@ -51,6 +51,16 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", min_length=1, description="cpu, cuda, cuda:1, ...; auto: CUDA where there is one")
     max_concurrent: int = Field(32, ge=1, le=4096, description="sequences generated together; more wait their turn")
+    vllm_slots: int = Field(
+        64, ge=1, le=4096, description="vllm engine: neurons that can be read in each layer, of two probes together"
+    )
+    vllm_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description='vllm engine: more of its engine arguments as JSON, such as {"tensor_parallel_size": 2}',
+    )
+    canary_s: float = Field(
+        300.0, ge=0, description="seconds between golden traces that run beside requests; 0: only at the start"
+    )
     drain_s: float = Field(30.0, ge=0, description="seconds that running requests get to finish at shutdown")
     on_error: OnError = Field(
         "fail_closed", description="when a response cannot be scored: fail_closed (an error) or fail_open (serve it)"
@@ -104,7 +114,8 @@ def describe_settings() -> str:
     """Every variable with its default and meaning, one a line."""
     lines = []
     for name, field in Settings.model_fields.items():
-        default = "" if field.default is None else field.default
+        default = field.get_default(call_default_factory=True)
+        default = "" if default is None else default
         lines.append(f"  {PREFIX + name.upper():<24}{field.description} [{default}]")
     return "\n".join(lines)
 

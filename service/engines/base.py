@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from probes.fingerprint import ModelFingerprint
 from probes.neurons import NeuronSet
 from probes.positions import PositionRule
 from probes.sampling import SamplingParams
@@ -123,12 +124,24 @@ class Engine(Protocol):
     leaves the batch before the next step.
     """
 
+    kind: str
+    """Name of the back end: `transformers`, `vllm`, `fake`."""
     model_name: str
     tokenizer: Any
     stop_token_ids: frozenset[int]
     max_model_len: int
     dtype: str
     device: str
+
+    def fingerprint(self, name: str = "") -> ModelFingerprint:
+        """What identifies the model to a probe; `name` is the reference it was loaded by."""
+
+    def column_norms(self, neurons: NeuronSet) -> NDArray[np.float32]:
+        """norm(W_down[:, j]) of these neurons in the model [K].
+
+        Raises:
+            ValueError: They are of a model of other widths.
+        """
 
     async def start(self) -> None:
         """Begin to serve; returns when the engine can take requests."""

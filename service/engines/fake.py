@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from probes.fingerprint import ModelFingerprint
+from probes.neurons import NeuronSet
 from service.engines.base import (
     EngineError,
     EngineRequest,
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 Fault = Literal["none", "missing_rows", "nan_scores", "crash", "hang"]
 
+FAKE_MODEL = ModelFingerprint(
+    "Fake", (8, 8), hidden_size=8, vocabulary_size=257, tokenizer_sha256="", chat_template_sha256=""
+)
 REPLY = "The answer is Paris."
 _CHAT_TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant] "
 
@@ -51,6 +56,8 @@ def fake_cett(token_id: int, position: int, n_neurons: int) -> NDArray[np.float3
 
 class FakeEngine:
     """An `Engine` without a model."""
+
+    kind = "fake"
 
     def __init__(
         self,
@@ -80,6 +87,14 @@ class FakeEngine:
         self.steps_total = 0
         self._reply = reply or (lambda _: REPLY)
         self._bank: HeadBank | None = None
+
+    def fingerprint(self, name: str = "") -> ModelFingerprint:  # noqa: ARG002 - it has one model
+        """Of the model that it does not have."""
+        return FAKE_MODEL
+
+    def column_norms(self, neurons: NeuronSet) -> NDArray[np.float32]:
+        """Ones [K]."""
+        return np.ones(len(neurons), dtype=np.float32)
 
     async def start(self) -> None:
         """Nothing to start."""

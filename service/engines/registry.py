@@ -1,9 +1,10 @@
 """Back ends by name, imported only when they are chosen: a machine without one of them serves with another."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from probes.models import resolve_model
 from service.engines.base import Engine
@@ -24,6 +25,8 @@ class EngineChoice:
     dtype: str = "auto"
     device: str = "auto"
     max_rows: int = 32
+    vllm_slots: int = 64
+    vllm_args: dict[str, Any] = field(default_factory=dict)
     fake_step_seconds: float = 0.0
     fake_fault: FakeFault = "none"
 
@@ -69,12 +72,40 @@ def _build_fake(choice: EngineChoice) -> Engine:
     return FakeEngine(step_seconds=choice.fake_step_seconds, fault=choice.fake_fault)
 
 
-def _build_vllm(_choice: EngineChoice) -> Engine:
-    raise EngineUnavailableError("the vllm engine is not built yet: use HGUARD_ENGINE=transformers")
+def _build_vllm(choice: EngineChoice) -> Engine:
+    if not _has_vllm():
+        raise EngineUnavailableError(
+            "vLLM is not installed here: `make vllm` installs it, or use HGUARD_ENGINE=transformers"
+        )
+    folder = resolve_model(choice.model)
+
+    from service.engines.vllm_engine import VllmEngine
+
+    engine = VllmEngine(
+        folder,
+        model_name=model_name_of(choice.model),
+        dtype=choice.dtype,
+        device=choice.device,
+        max_rows=choice.max_rows,
+        slots=choice.vllm_slots,
+        arguments=choice.vllm_args,
+    )
+    return cast(Engine, engine)
+
+
+def _build_auto(choice: EngineChoice) -> Engine:
+    """The vllm engine where vLLM is installed and a GPU is there, else the transformers engine."""
+    import torch
+
+    return _build_vllm(choice) if _has_vllm() and torch.cuda.is_available() else _build_transformers(choice)
+
+
+def _has_vllm() -> bool:
+    return find_spec("vllm") is not None
 
 
 _BACK_ENDS: dict[str, Callable[[EngineChoice], Engine]] = {
-    "auto": _build_transformers,
+    "auto": _build_auto,
     "transformers": _build_transformers,
     "vllm": _build_vllm,
     "fake": _build_fake,

@@ -10,8 +10,15 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from probes.decoding import stop_token_ids
+from probes.fingerprint import ModelFingerprint, fingerprint_model
 from probes.models import load_model, load_tokenizer
+from probes.neurons import NeuronSet
+from probes.tap import HeadTap
 from service.engines.base import (
     EngineError,
     EngineRequest,
@@ -32,6 +39,8 @@ _PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}
 
 class TransformersEngine:
     """Serves one model; implements `service.engines.base.Engine`."""
+
+    kind = "transformers"
 
     def __init__(
         self, model_folder: Path, *, model_name: str, dtype: str = "auto", device: str = "auto", max_rows: int = 16
@@ -70,6 +79,16 @@ class TransformersEngine:
     def running(self) -> int:
         """Sequences that hold a row."""
         return self._worker.n_running
+
+    def fingerprint(self, name: str = "") -> ModelFingerprint:
+        """What identifies the model to a probe."""
+        return fingerprint_model(self.model, self.tokenizer, name=name)
+
+    @torch.inference_mode()  # norms are numbers here, not a graph
+    def column_norms(self, neurons: NeuronSet) -> NDArray[np.float32]:
+        """norm(W_down[:, j]) of these neurons, from the loaded weights [K]."""
+        norms: NDArray[np.float32] = HeadTap(self.model, neurons).norms.float().cpu().numpy()
+        return norms
 
     async def start(self) -> None:
         """Begin to serve."""

@@ -75,7 +75,9 @@ class Banks:
             ValueError: The bank is of another model, or does not fit into the slots.
         """
         if bank.neurons.widths != self.widths:
-            raise ValueError(f"the neurons are of a model with widths {bank.neurons.widths}, this one has {self.widths}")
+            raise ValueError(
+                f"the neurons are of a model with widths {bank.neurons.widths}, this one has {self.widths}"
+            )
         if len(bank.names) > self.heads:
             raise ValueError(f"{len(bank.names)} heads are more than the {self.heads} that the engine was started with")
         kept = [loaded.slots for at, loaded in self._loaded.items() if at != number]

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from probes.checkpoint import Checkpoint
 from probes.decoding import stop_token_ids
+from probes.fingerprint import ModelFingerprint, fingerprint_model
 from probes.models import load_tokenizer, pick_device, pick_dtype
+from probes.neurons import NeuronSet
 from service.engines.base import (
     EngineError,
     EngineRequest,
@@ -40,6 +42,8 @@ _WORKERS = {
 
 class VllmEngine:
     """Serves one model; implements `service.engines.base.Engine`."""
+
+    kind = "vllm"
 
     def __init__(
         self,
@@ -91,6 +95,14 @@ class VllmEngine:
     def running(self) -> int:
         """Sequences that vLLM runs or has queued."""
         return len(self._vllm.output_processor.request_states) if self._vllm else 0
+
+    def fingerprint(self, name: str = "") -> ModelFingerprint:
+        """What identifies the model to a probe."""
+        return fingerprint_model(self.checkpoint.skeleton, self.tokenizer, name=name)
+
+    def column_norms(self, neurons: NeuronSet) -> NDArray[np.float32]:
+        """norm(W_down[:, j]) of these neurons, from the weights on disk [K]; vLLM may repack its own."""
+        return self.checkpoint.column_norms(neurons)
 
     async def start(self) -> None:
         """Load the model into vLLM's workers; takes half a minute to minutes.
@@ -182,9 +194,7 @@ class VllmEngine:
             async with aclosing(self._outputs(ids, params, "score")) as outputs:
                 output = [output async for output in outputs][-1]
         rows = [*_rows(output.prompt_logprobs)[len(prompt_ids) :], *_rows(output.outputs[0].logprobs)]
-        tokens = tuple(
-            TokenEvidence(token, row[0], row[1]) for token, row in zip(response_ids, rows[:-1], strict=True)
-        )
+        tokens = tuple(TokenEvidence(token, row[0], row[1]) for token, row in zip(response_ids, rows[:-1], strict=True))
         return ScoredSequence(tokens, tuple(_row(row, loaded, wants_neurons, self._tap) for row in rows))
 
     async def _steps(
@@ -293,4 +303,3 @@ def _salt(bank: HeadBank) -> str:
     """Names the H-neurons that alpha scales."""
     flat = bank.neurons.flat[bank.suppressed]
     return "hguard/" + sha256(flat.tobytes()).hexdigest()[:16]
-

@@ -1,10 +1,10 @@
 """The worker's side of the vLLM engine: what runs inside vLLM's processes. Imports nothing of the HTTP service.
 
-    tap_config.py  what the front end and the workers agree on before the model is compiled
-    compat.py      the vLLM internals that are used, checked at start; the modes that are refused
-    buffers.py     persistent tensors that the compiled graph reads and writes
-    wires.py       the tapped down projection: pure torch operations on those buffers
-    step_tap.py    one engine step: whose rows are scaled by what, and the evidence columns of the rows that are read
-    runner.py      where that is called in vLLM's model runner
-    worker.py      worker classes for CPU and CUDA, chosen by `worker_cls`, and what they answer over RPC
+tap_config.py  what the front end and the workers agree on before the model is compiled
+compat.py      the vLLM internals that are used, checked at start; the modes that are refused
+buffers.py     persistent tensors that the compiled graph reads and writes
+wires.py       the tapped down projection: pure torch operations on those buffers
+step_tap.py    one engine step: whose rows are scaled by what, and the evidence columns of the rows that are read
+runner.py      where that is called in vLLM's model runner
+worker.py      worker classes for CPU and CUDA, chosen by `worker_cls`, and what they answer over RPC
 """

@@ -100,8 +100,11 @@ def check_layer(name: str, module: Any) -> None:
     Raises:
         IncompatibleVllmError: It is something else.
     """
-    missing = [part for part in ("input_size_per_partition", "input_is_parallel", "reduce_results", "tp_size")
-               if not hasattr(module, part)]
+    missing = [
+        part
+        for part in ("input_size_per_partition", "input_is_parallel", "reduce_results", "tp_size")
+        if not hasattr(module, part)
+    ]
     if missing:
         raise IncompatibleVllmError(f"{name} is a {type(module).__name__} without {', '.join(missing)}: not supported")
     if not module.input_is_parallel or (module.tp_size > 1 and not module.reduce_results):

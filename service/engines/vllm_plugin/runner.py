@@ -1,8 +1,8 @@
 """Where the taps are called in vLLM's model runner, and how evidence leaves it.
 
 The evidence of a row takes the place of vLLM's log-probability columns, which already find their way through chunked
-prefill, preemption, speculation, asynchronous copies and several processes to the request that they belong to. Column ids
-are past the vocabulary: nothing on that way may take two columns for one token.
+prefill, preemption, speculation, asynchronous copies and several processes to the request that they belong to. Column
+ids are past the vocabulary: nothing on that way may take two columns for one token.
 
 For the runner that vLLM calls V1; the methods overridden here are checked by `compat.py`.
 """
@@ -43,7 +43,7 @@ class TapRunner:
         self._hguard_rows = None if spec_decode_metadata is None else _speculated_rows(spec_decode_metadata)
         return super()._sample(logits, spec_decode_metadata)  # type: ignore[misc]
 
-    def _gather_evidence(self, logprobs: Tensor, num_logprobs: int, token_ids: Tensor) -> LogprobsTensors:
+    def _gather_evidence(self, logprobs: Tensor, num_logprobs: int, token_ids: Tensor) -> LogprobsTensors:  # noqa: ARG002
         rows, requests = self._hguard_rows or (None, None)
         return _as_logprobs(evidence(logprobs, token_ids, self.hguard.read(rows, requests)), token_ids)
 

@@ -116,4 +116,3 @@ def evidence(logprobs: Tensor, token_ids: Tensor, scores: Tensor) -> Tensor:
     chosen = logprobs.gather(1, token_ids[:, None])
     entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs)
     return torch.cat([chosen, entropy[:, None], scores], dim=1)
-

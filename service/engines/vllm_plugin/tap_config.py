@@ -1,7 +1,7 @@
 """TapConfig: what the front end and the workers agree on before the model is loaded and compiled.
 
-It travels in vLLM's `additional_config`, which is part of the key of its compile cache: a graph that was compiled without
-taps, or with others, is never taken for this one.
+It travels in vLLM's `additional_config`, which is part of the key of its compile cache: a graph that was compiled
+without taps, or with others, is never taken for this one.
 """
 
 from dataclasses import asdict, dataclass
