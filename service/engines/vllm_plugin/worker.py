@@ -37,7 +37,7 @@ class TapWorker:
         check_runner(type(runner), vllm.__version__)
         super().load_model(**options)  # type: ignore[misc]
         check_instance(runner, vllm.__version__)
-        self.hguard_buffers = _tap_model(runner.model, config, _most_rows(worker.vllm_config), worker.device)
+        self.hguard_buffers = _tap_model(runner.model, config, worker.vllm_config, worker.device)
         runner.__class__ = type(f"Tapped{type(runner).__name__}", (TapRunner, type(runner)), {})
         runner.attach(StepTap(self.hguard_buffers[0], self.hguard_buffers[1], tensor_model_parallel_all_reduce))
 
@@ -49,13 +49,20 @@ class TapWorker:
 
 
 def _tap_model(
-    model: torch.nn.Module, config: TapConfig, rows: int, device: torch.device
+    model: torch.nn.Module, config: TapConfig, vllm_config: Any, device: torch.device
 ) -> tuple[TapBuffers, EagerSwitch]:
     modules = [_find(model, name) for name in config.layers]
     for name, module in zip(config.layers, modules, strict=True):
         check_layer(name, module)
     widths: Sequence[int] = [int(module.input_size_per_partition) for module in modules]
-    buffers = TapBuffers(config, widths, rows, get_tensor_model_parallel_rank(), device)
+    buffers = TapBuffers(
+        config,
+        widths,
+        _most_rows(vllm_config),
+        rank=get_tensor_model_parallel_rank(),
+        device=device,
+        dtype=vllm_config.model_config.dtype,
+    )
     switch = EagerSwitch()
     for module, layer in zip(modules, buffers.layers, strict=True):
         tap_module(module, layer, switch)
