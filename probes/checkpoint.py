@@ -79,13 +79,14 @@ class Checkpoint:
             raise ValueError(
                 f"the neurons are of a model with layer widths {neurons.widths}, this one has {self.widths}"
             )
-        parts = []
+        parts: list[NDArray[np.float32]] = []
         for layer, name in enumerate(self.down_projections):
             place = neurons.of_layer(layer)
             if place.start < place.stop:
                 weight = self._tensor(f"{name}.weight")
                 parts.append(column_norms(weight[:, torch.from_numpy(neurons.index[place])]).numpy())
-        return np.concatenate(parts).astype(np.float32)
+        norms: NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
+        return norms
 
     def _tensor(self, name: str) -> Tensor:
         from safetensors import safe_open
