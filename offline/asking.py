@@ -14,14 +14,14 @@ from tqdm import tqdm
 from offline.judge import judge_alias, split_judgeable
 from offline.label import answers_key, split_of
 from offline.records import Question, Response, Verdict
-from offline.sample import GREEDY, PAPER_SAMPLING, Job, Sampler
+from offline.sample import GREEDY, PAPER_SAMPLING, Draws, Job
 from offline.stages import Stage
 
 CHUNK = 1024  # questions between two looks at the clock; a kill loses at most the rows in flight
 ROUND = 5  # samples drawn before looking whether a question can still reach the agreement
 
 
-def ask_greedy(stage: Stage[Response], questions: Sequence[Question], sampler: Sampler) -> None:
+def ask_greedy(stage: Stage[Response], questions: Sequence[Question], sampler: Draws) -> None:
     """Fill the greedy stage: sample 0 of every question that has no row yet."""
     if stage.is_complete:
         return
@@ -55,7 +55,7 @@ def ask_samples(
     stage: Stage[Response],
     questions: Sequence[Question],
     greedy: dict[str, Verdict],
-    sampler: Sampler,
+    sampler: Draws,
     *,
     n: int,
     agreement: float,

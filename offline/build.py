@@ -1,6 +1,7 @@
 """The last stages: calibrate, evaluate, and write the artifact with its card."""
 
 import json
+import logging
 import time
 from collections import Counter
 from pathlib import Path
@@ -28,6 +29,8 @@ from probes.probe import Probe
 from probes.reducing_tap import ReducingTap
 from probes.tap import HeadTap
 
+log = logging.getLogger("hguard.train")
+
 GOLDEN_SEQUENCES = 4
 MANIFEST = "artifact.manifest.json"
 
@@ -42,7 +45,7 @@ def find_finished(config: RunConfig, upstream: str, name: str, version: str) -> 
     if not folder.exists():
         return None
     written = json.loads(manifest.read_text()) if manifest.exists() else {}
-    if written.get("folder") == str(folder) and written.get("settings") == _settings(config, upstream):
+    if written.get("folder") == _place(config, folder) and written.get("settings") == _settings(config, upstream):
         return folder
     raise FileExistsError(f"{folder} exists and is not what this command makes: choose another --version, or delete it")
 
@@ -56,11 +59,13 @@ def build_artifact(run: Run, table: Table, fitted: Fitted, upstream: str, *, nam
     labels = table.labels[calibrating]
     calibration, brier = choose_calibration(logits[calibrating], labels, seed=run.config.seed)
     threshold = choose_threshold(calibration.risks(logits[calibrating]), labels)
+    log.info("calibrate: %s, threshold %.3f", calibration.kind, threshold)
 
     scores, random = _compare(run, table, fitted, logits)
     evidence = {
         split: evaluate(table, split, scores, random, calibration, threshold) for split in ("test", "unfiltered-test")
     }
+    log.info("evaluate: AUROC %s", {split: found["methods"][PROBE]["auroc"] for split, found in evidence.items()})
     probe = _probe(run, fitted, name, version, calibration=calibration, threshold=threshold)
     card = {
         "created": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -89,12 +94,17 @@ def build_artifact(run: Run, table: Table, fitted: Fitted, upstream: str, *, nam
         folder / "estimator.joblib", probe.neurons.flat, probe.weights, probe.intercept, probe.neurons.total
     )
     settings = _settings(run.config, upstream)
-    write_json(run.out / MANIFEST, {"folder": str(folder), "settings": settings, "sha256": saved.sha256})
+    write_json(run.out / MANIFEST, {"folder": _place(run.config, folder), "settings": settings, "sha256": saved.sha256})
     return folder
 
 
 def _folder(config: RunConfig, name: str, version: str) -> Path:
     return config.out / "artifact" / name / version
+
+
+def _place(config: RunConfig, folder: Path) -> str:
+    """The artifact's folder inside the run's, which may be moved, or named in another way by the next command."""
+    return folder.relative_to(config.out).as_posix()
 
 
 def _settings(config: RunConfig, upstream: str) -> dict[str, Any]:

@@ -217,10 +217,18 @@ def choose(candidates: Sequence[Candidate], *, neurons: int, max_per_mille: floa
     Raises:
         ValueError: No candidate selects any neuron within the cap.
     """
-    allowed = [c for c in candidates if c.n_h_neurons and 1000 * c.n_h_neurons / neurons <= max_per_mille]
+    found = [c for c in candidates if c.n_h_neurons]
+    if not found:
+        raise ValueError(f"no C of the grid selects an H-neuron: the training rows are too few; {MORE_ROWS}")
+    allowed = [c for c in found if 1000 * c.n_h_neurons / neurons <= max_per_mille]
     if not allowed:
         raise ValueError(f"no C of the grid gives at most {max_per_mille} H-neurons per mille: raise --max-per-mille")
-    return max(allowed, key=lambda c: (c.auroc, -c.n_selected))
+    return best_of(allowed)
+
+
+def best_of(candidates: Sequence[Candidate]) -> Candidate:
+    """The best AUROC; of equals the smallest. A control may select nothing: then it says that nothing is to be seen."""
+    return max(candidates, key=lambda c: (c.auroc, -c.n_selected))
 
 
 def _fold_of(key: str) -> int:

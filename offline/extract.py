@@ -41,10 +41,11 @@ class FeatureStore:
             )
         self.signal_names = tuple(prefix + name for prefix in ("", "response_") for name in SIGNALS)
         if not begun.exists():
+            open_memmap: Any = np.lib.format.open_memmap  # numpy 2.3 has no types for it
             for name in GROUPS:
-                np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, (len(keys), neurons))
+                open_memmap(folder / f"{name}.npy", "w+", np.float16, (len(keys), neurons))
             shape = (len(keys), len(self.signal_names))
-            np.lib.format.open_memmap(folder / "signals.npy", "w+", np.float64, shape)[:] = np.nan  # nan = not done
+            open_memmap(folder / "signals.npy", "w+", np.float64, shape)[:] = np.nan  # nan = not done
             write_json(begun, self.settings)
         self.groups = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in GROUPS}
         self.signals: NDArray[np.float64] = np.load(folder / "signals.npy", mmap_mode="r+")

@@ -14,6 +14,7 @@ from offline.choose import (
     Candidate,
     FoldPath,
     Variant,
+    best_of,
     choose,
     cross_validate,
     fit_variant,
@@ -59,13 +60,15 @@ def fit_probe(run: Run, table: Table, upstream: str) -> Fitted:
     neurons = table.groups["answer"].shape[1]
     chosen = choose(candidates, neurons=neurons, max_per_mille=run.config.max_per_mille)
     fits, view = fit_variant(table, table.in_split("train"), chosen.variant, [chosen.c])
-    log.info("chosen: %s", chosen.as_row())
+    if not (fits[0].weights > 0).any():  # the folds each found some
+        raise ValueError(f"fitted on all training rows, the probe has no H-neuron: they are too few; {MORE_ROWS}")
+    log.info("fit: %s", chosen.as_row())
     return Fitted(
         chosen,
         fits[0],
         view,
         grid=[candidate.as_row() for candidate in candidates],
-        asked=choose(asked, neurons=neurons, max_per_mille=1000.0),
+        asked=best_of(asked),
     )
 
 

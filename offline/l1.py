@@ -42,7 +42,7 @@ class Certificate:
     @property
     def relative_gap(self) -> float:
         """Duality gap as a share of the objective."""
-        return self.duality_gap / max(self.objective, np.finfo(np.float64).tiny)
+        return self.duality_gap / max(self.objective, float(np.finfo(np.float64).tiny))
 
 
 @dataclass(frozen=True, eq=False, slots=True)

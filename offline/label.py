@@ -22,9 +22,13 @@ LABEL_OF = {"right": "faithful", "wrong": "hallucinated"}
 
 
 def answers_key(question: Question) -> str:
-    """What splits are disjoint by: the first answer's words without articles; a made-up entity stands for itself."""
+    """What splits are disjoint by: the first answer's words without articles; a made-up entity stands for itself.
+
+    Not by its bare id: `offline.questions` draws under a limit by the hash of seed and id, and the split is the hash of
+    seed and key. Were they one number, the drawn ids would be the lowest ones and all of them training questions.
+    """
     if not question.answers:
-        return question.question_id
+        return f"made up: {question.question_id}"
     words = [word.key for word in split_words(question.answers[0])]
     return " ".join([word for word in words if word not in ARTICLES] or words)
 
@@ -75,9 +79,7 @@ def label_responses(
         if verdict not in LABEL_OF:
             continue
         label: Label = "faithful" if verdict == "right" else "hallucinated"
-        row = LabelledResponse(
-            question.question_id, 0, label, split, question.source, question.group, float("nan"), key
-        )
+        row = LabelledResponse(question.question_id, 0, label, split, question.source, question.group, None, key)
         if split != "train" and (natural is None or question.question_id in natural):
             drawable[split].append(row)
         if question.question_id in samples:

@@ -8,6 +8,7 @@ Nothing here reads files or knows a model; see `offline.stages` for how rows are
 from dataclasses import dataclass
 from typing import Literal
 
+FinishReason = Literal["stop", "length"]
 Verdict = Literal["right", "wrong", "refusal", "unjudged"]
 """What a judge says of one response; `unjudged` is counted, never guessed."""
 
@@ -39,7 +40,7 @@ class Response:
     text: str
     token_ids: tuple[int, ...]
     """Response tokens without the end-of-sequence token."""
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,11 @@ class LabelledResponse:
     sample: int
     label: Label
     split: str
-    """`train`, `validation` (filtered) or `unfiltered`."""
+    """`train`, `calibration`, `test` (filtered), `unfiltered-calibration` or `unfiltered-test`."""
     source: str
     group: str
-    agreement: float
-    """Share of the temperature samples with the same verdict, in [0, 1]; nan where none were drawn."""
+    agreement: float | None
+    """Share of the temperature samples with the same verdict, in [0, 1]; None in an unfiltered row."""
     answers_key: str
     """The normalised first answer: what answer-disjoint splits are made by."""
 

@@ -1,16 +1,20 @@
 """Run: a refresh under way, its configuration, and the model, loaded when a stage first needs it. Runs no stage."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from offline.records import Question
-from offline.sample import Sampler
-from probes.models import load_model, load_tokenizer, resolve_model
+from offline.sample import Draws, Sampler
+from probes.models import load_model, load_tokenizer, pick_device, resolve_model
 from probes.prompts import ANSWER_ONLY, encode_prompt
+
+if TYPE_CHECKING:
+    from offline.sample_vllm import VllmSampler
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class RunConfig:
     """Of the features and the golden trace."""
     sampling_dtype: str = "auto"
     device: str = "auto"
+    sampler: str = "auto"
+    """`vllm`, `transformers`, or `auto`: vLLM where it is installed and a GPU is there."""
     judge: str = "alias"
     """`alias`, or the name of a model behind an OpenAI-compatible endpoint."""
     sentences: bool = False
@@ -57,6 +63,7 @@ class Run:
         self.config = config
         self.out = config.out
         self._loaded: tuple[str, nn.Module] | None = None
+        self._vllm: VllmSampler | None = None
 
     @cached_property
     def folder(self) -> Path:
@@ -72,6 +79,7 @@ class Run:
         """The model in a dtype; the one loaded last is kept."""
         if self._loaded is None or self._loaded[0] != dtype:
             self._loaded = None
+            self._close_vllm()
             self._loaded = (dtype, load_model(self.folder, dtype=dtype, device=self.config.device))
         return self._loaded[1]
 
@@ -84,17 +92,39 @@ class Run:
         """Prompt token ids of a question."""
         return encode_prompt(self.tokenizer, self.ask(question, sentences=sentences))
 
-    def sampler(self, *, sentences: bool | None = None) -> Sampler:
-        """A sampler that asks in the run's style or the one named."""
+    def sampler(self, *, sentences: bool | None = None) -> Draws:
+        """A sampler that asks in the run's style or the one named.
+
+        Raises:
+            ValueError: It is vLLM and that is not installed.
+        """
         c = self.config
-        return Sampler(
-            self.model(c.sampling_dtype),
-            self.tokenizer,
-            lambda question: self.encode(question, sentences=sentences),
-            seed=c.seed,
-            max_tokens=c.max_tokens,
-            max_rows=c.batch_rows,
-        )
+        common: dict[str, Any] = {"seed": c.seed, "max_tokens": c.max_tokens, "max_rows": c.batch_rows}
+        if not self.samples_on_vllm:
+            model = self.model(c.sampling_dtype)
+            return Sampler(model, self.tokenizer, partial(self.encode, sentences=sentences), **common)
+        if find_spec("vllm") is None:
+            raise ValueError("--sampler vllm: vLLM is not installed here; `make vllm` installs it")
+        if self._vllm is None:
+            from offline.sample_vllm import VllmSampler
+
+            self._loaded = None
+            dtype, device = c.sampling_dtype, c.device
+            self._vllm = VllmSampler(self.folder, self.tokenizer, self.encode, dtype=dtype, device=device, **common)
+        self._vllm.encode = partial(self.encode, sentences=sentences)
+        return self._vllm
+
+    @property
+    def samples_on_vllm(self) -> bool:
+        """Whether answers are drawn by vLLM."""
+        if self.config.sampler != "auto":
+            return self.config.sampler == "vllm"
+        return find_spec("vllm") is not None and pick_device(self.config.device).type == "cuda"
+
+    def _close_vllm(self) -> None:
+        if self._vllm is not None:
+            self._vllm.close()
+            self._vllm = None
 
     @property
     def sampling_settings(self) -> dict[str, Any]:
@@ -106,4 +136,5 @@ class Run:
             "max_tokens": c.max_tokens,
             "dtype": c.sampling_dtype,
             "sentences": c.sentences,
+            **({"sampler": "vllm"} if self.samples_on_vllm else {}),
         }

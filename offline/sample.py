@@ -7,13 +7,13 @@ for new questions. Judges nothing.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from offline.records import Question, Response
-from probes.decoding import DecodeBatch
+from offline.records import FinishReason, Question, Response
+from probes.decoding import DecodeBatch, stop_token_ids
 from probes.sampling import RowRandom, SamplingParams, choose_tokens
 
 PAPER_SAMPLING = SamplingParams(temperature=1.0, top_p=0.9, top_k=50)
@@ -36,6 +36,13 @@ class _Row:
     sample: int
     random: RowRandom
     token_ids: list[int]
+
+
+class Draws(Protocol):
+    """Whatever answers jobs."""
+
+    def draw(self, jobs: Sequence[Job], params: SamplingParams) -> Iterator[list[Response]]:
+        """Answer all jobs; finished responses come in small lists, in the order in which they finish."""
 
 
 class Sampler:
@@ -113,9 +120,22 @@ class Sampler:
         key = int.from_bytes(hashlib.sha256(question.question_id.encode()).digest()[:8], "big")
         return _Row(question.question_id, sample, RowRandom(self.seed, key, sample), [])
 
-    def _response(self, row: _Row, finish_reason: Any) -> Response:
-        text = self.tokenizer.decode(row.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Response(row.question_id, row.sample, text, tuple(row.token_ids), finish_reason)
+    def _response(self, row: _Row, finish_reason: FinishReason) -> Response:
+        return respond(self.tokenizer, row.question_id, row.sample, row.token_ids, finish_reason)
+
+
+def respond(
+    tokenizer: Any, question_id: str, sample: int, token_ids: Sequence[int], finish_reason: FinishReason
+) -> Response:
+    """The row of a finished answer."""
+    text = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Response(question_id, sample, text, tuple(token_ids), finish_reason)
+
+
+def sample_key(seed: int, question_id: str, sample: int) -> int:
+    """A seed of one sample's own, in [0, 2**63)."""
+    digest = hashlib.sha256(f"{seed}/{sample}/{question_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _fill_gaps(kept: list[int]) -> list[int]:
@@ -124,11 +144,3 @@ def _fill_gaps(kept: list[int]) -> list[int]:
     stay = set(kept)
     movers = (row for row in reversed(kept) if row >= len(kept))
     return [row if row in stay else next(movers) for row in ordered]
-
-
-def stop_token_ids(model: nn.Module, tokenizer: Any) -> frozenset[int]:
-    """End-of-sequence ids of the generation configuration and the tokenizer together."""
-    config: Any = model.generation_config
-    eos = config.eos_token_id if config is not None else None
-    ids = eos if isinstance(eos, list) else [eos]
-    return frozenset(int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None)

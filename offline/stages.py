@@ -11,6 +11,7 @@ names the way out, so finished rows are never lost or mixed. Two runs at once in
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import typing
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from typing import Any, Generic, Self, TypeVar
 
 R = TypeVar("R")
 
+log = logging.getLogger("hguard.train")
+
 
 class StageMismatchError(RuntimeError):
     """The folder holds rows that were made with other settings."""
@@ -27,7 +30,7 @@ class StageMismatchError(RuntimeError):
 
 def fingerprint(value: Any) -> str:
     """Short SHA-256 of anything JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str, allow_nan=False).encode()).hexdigest()[:16]
 
 
 class Stage(Generic[R]):
@@ -46,7 +49,7 @@ class Stage(Generic[R]):
             StageMismatchError: The folder was made with other settings, or with ones that nobody knows any more.
         """
         self.name, self._row_type = name, row_type
-        self.settings = json.loads(json.dumps(settings, default=str))
+        self.settings = json.loads(json.dumps(settings, default=str, allow_nan=False))
         self.path, self._manifest = out / f"{name}.jsonl", out / f"{name}.manifest.json"
         self._begun = out / f"{name}.settings.json"
         out.mkdir(parents=True, exist_ok=True)
@@ -57,6 +60,8 @@ class Stage(Generic[R]):
             write_json(self._begun, self.settings)
         self._drop_torn_line()
         self._file: typing.TextIO | None = None
+        if self.is_complete:
+            log.info("%s: complete", name)
 
     @property
     def fingerprint(self) -> str:
@@ -82,10 +87,13 @@ class Stage(Generic[R]):
                     yield self._decode(json.loads(line))
 
     def append(self, rows: list[R]) -> None:
-        """Write rows and flush them: after this they survive a kill."""
+        """Write rows and flush them: after this they survive a kill.
+
+        Raises:
+            ValueError: A row holds nan or infinity, which JSON has not; none of these rows is written then.
+        """
         assert self._file is not None, "append inside `with stage:`"
-        for row in rows:
-            self._file.write(json.dumps(dataclasses.asdict(typing.cast(Any, row)), ensure_ascii=False) + "\n")
+        self._file.write("".join(self._encode(row) + "\n" for row in rows))
         self._file.flush()
 
     def write(self, rows: list[R], /, **counts: Any) -> None:
@@ -99,6 +107,7 @@ class Stage(Generic[R]):
         """Mark the stage complete."""
         self.path.touch()
         write_json(self._manifest, {"settings": self.settings, "counts": counts})
+        log.info("%s: %s", self.name, json.dumps(counts))
 
     def __enter__(self) -> Self:
         self._file = self.path.open("a", encoding="utf-8")
@@ -139,12 +148,19 @@ class Stage(Generic[R]):
             with self.path.open("rb+") as file:
                 file.truncate(whole)
 
+    def _encode(self, row: R) -> str:
+        try:
+            return json.dumps(dataclasses.asdict(typing.cast(Any, row)), ensure_ascii=False, allow_nan=False)
+        except ValueError as error:
+            raise ValueError(f"stage {self.name}: a row is not strict JSON ({error}): {str(row)[:200]}") from error
+
     def _decode(self, row: dict[str, Any]) -> R:
         return self._row_type(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is either the old or the new one, whole."""
+    """Write strict JSON so that the file is either the old or the new one, whole; nan is a ValueError."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
     os.replace(partial, path)

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     except (QuestionError, StageMismatchError, ModelReferenceError, ValueError, FileExistsError) as error:
         log.error("error: %s", error)
         return 2
-    log.info("%s", folder)
+    log.info("artifact: %s", folder)
     return 0
 
 
@@ -80,6 +80,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--sampling-dtype",
         default="auto",
         help="of sampling; bfloat16 is several times faster on some CPUs (%(default)s)",
+    )
+    add(
+        "--sampler",
+        default="auto",
+        choices=["auto", "transformers", "vllm"],
+        help="auto: vLLM beside a GPU (%(default)s)",
     )
     add("--device", default="auto", help="cpu, cuda, cuda:1 (%(default)s)")
     add("--judge", default="alias", help="alias, or a model behind --endpoint (%(default)s)")

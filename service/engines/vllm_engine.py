@@ -136,7 +136,8 @@ class VllmEngine:
     async def close(self) -> None:
         """Stop; running requests end with EngineError."""
         if self._vllm is not None:
-            await asyncio.to_thread(self._vllm.shutdown)
+            self._vllm.shutdown()  # in this thread: vLLM's own reader must not see its process go
+            self._vllm = None
 
     async def load_heads(self, bank: HeadBank) -> None:
         """Switch to these heads; requests that run keep the heads they began with. Nothing is compiled again.

@@ -20,6 +20,8 @@ class SlowEvidence:
     cett: Tensor
     """[T + 1, K]."""
     logprobs: Tensor
+    best: Tensor
+    """Log-probability of the likeliest token of each row [T]."""
     entropies: Tensor
 
 
@@ -66,6 +68,7 @@ def slow_evidence(
         scores=every.T @ torch.from_numpy(bank.weights).double().T,
         cett=every.T,
         logprobs=p[range(len(response)), response].log(),
+        best=p.amax(-1).log(),
         entropies=-(p * p.log()).sum(-1),
     )
 

@@ -1,6 +1,7 @@
 """From features to an artifact on a tiny model: what is written is what was fitted, and a rerun redoes nothing."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -146,6 +147,25 @@ def test_a_rerun_finds_the_finished_artifact(built):
     assert find_finished(run.config, "upstream", "tiny", "1.0.0") == folder
     assert find_finished(run.config, "upstream", "tiny", "1.0.1") is None
     assert find_finished(run.config, "upstream", "other", "1.0.0") is None
+
+
+def test_a_run_that_was_moved_is_still_finished(built, tmp_path):
+    run, *_ = built
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(run.out, moved)
+    assert find_finished(replace(run.config, out=moved), "upstream", "tiny", "1.0.0") == moved / "artifact/tiny/1.0.0"
+
+
+@pytest.mark.usefixtures("without_baselines")
+def test_questions_that_say_nothing_do_not_end_the_refresh(built, tmp_path):
+    """The question-only control may select no neuron at all; that is its best outcome, and no reason to stop."""
+    _, table, _, _ = built
+    silent = {**table.groups, "prompt": np.zeros_like(table.groups["prompt"])}
+    run, same = make_run(tmp_path), replace(table, groups=silent)
+    fitted = fit_probe(run, same, "upstream")
+    assert fitted.asked.n_selected == 0
+    folder = build_artifact(run, same, fitted, "upstream", name="tiny", version="1.0.0")
+    assert load_artifact(folder).card["evidence"]["test"]["methods"][QUESTION]["auroc"] == [0.5, 0.5, 0.5]
 
 
 def test_an_artifact_of_other_settings_is_not_taken_for_this_one(built):

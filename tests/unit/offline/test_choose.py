@@ -167,8 +167,13 @@ def test_a_probe_over_the_cap_is_neither_chosen_nor_the_yardstick():
 
 
 def test_a_fit_without_h_neurons_is_no_probe():
-    with pytest.raises(ValueError, match="--max-per-mille"):
+    with pytest.raises(ValueError, match=r"too few.*--limit"):
         choose([make_candidate(0.9, 3, n_h_neurons=0.0)], neurons=10_000, max_per_mille=1.0)
+
+
+def test_a_cap_that_nothing_is_under_is_named():
+    with pytest.raises(ValueError, match="--max-per-mille"):
+        choose([make_candidate(0.9, 30)], neurons=10_000, max_per_mille=0.1)
 
 
 def test_variants_have_names_of_their_own_and_the_control_sees_the_question_only():

@@ -1,12 +1,12 @@
 """Labels must not leak answers between splits, tilt a source or relation, or guess what nobody judged."""
 
-import math
 import random
 from collections import Counter
 
 import pytest
 
 from offline.label import SPLITS, answers_key, count_rows, label_responses, split_of
+from offline.questions import load_questions
 from offline.records import Judgement, Question
 
 VERDICTS = ("right", "wrong", "refusal", "unjudged")
@@ -60,7 +60,18 @@ def test_spelling_of_an_answer_does_not_put_it_in_another_split():
 
 
 def test_made_up_entities_have_no_answer_and_are_split_one_by_one():
-    assert answers_key(Question("madeup/1", "?", (), "madeup")) == "madeup/1"
+    keys = {answers_key(Question(f"madeup/{i}", "?", (), "madeup")) for i in range(50)}
+    assert len(keys) == 50
+    assert len({split_of(key, 0) for key in keys}) == len(SPLITS)
+
+
+def test_a_limited_draw_puts_made_up_questions_in_every_split():
+    """Draw and split once hashed the same text: the 200 lowest of 3,600 hashes were drawn, and all were below 0.45."""
+    drawn = load_questions(["builtin:madeup"], limit=200, seed=0)
+    counts = Counter(split_of(answers_key(question), 0) for question in drawn)
+    for split, share in SPLITS.items():
+        assert counts[split] / len(drawn) == pytest.approx(share, abs=0.11)
+        assert counts[split]
 
 
 def test_classes_are_balanced_within_split_source_and_relation(world):
@@ -82,7 +93,7 @@ def test_what_is_refused_unjudged_or_inconsistent_is_never_a_filtered_row(world)
         verdict = wanted[row.label]
         assert greedy[row.question_id].verdict == verdict
         if row.split.startswith("unfiltered"):
-            assert math.isnan(row.agreement)
+            assert row.agreement is None
         else:
             share = sum(j.verdict == verdict for j in samples[row.question_id]) / 10
             assert row.agreement == share >= 0.8

@@ -51,7 +51,7 @@ def run_text_stages(config):
 
 
 def as_text(found):
-    """Rows in an order that does not depend on when they were finished; nan equals nan."""
+    """Rows in an order that does not depend on when they were finished."""
     return {name: sorted(map(str, rows)) for name, rows in found.items()}
 
 

