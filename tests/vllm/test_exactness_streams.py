@@ -162,7 +162,7 @@ async def test_requests_that_cannot_run_are_refused_at_once(engine):
             engine.generate(request(prompt, n_tokens), timing)
     with pytest.raises(ValueError, match="max_tokens"):
         engine.generate(request([5], 0), timing)
-    with pytest.raises(ValueError, match="layer widths|widths"):
+    with pytest.raises(ValueError, match="widths"):
         await engine.load_heads(random_bank(random_model()))
 
 

@@ -117,7 +117,9 @@ def evidence(logprobs: Tensor, token_ids: Tensor, scores: Tensor) -> Tensor:
 def _entropy(logprobs: Tensor) -> Tensor:
     """Of each row [R]; on a CPU a few rows at a time, which stay in its cache."""
     rows = len(logprobs) if logprobs.is_cuda else max(1, _CACHED // logprobs.shape[1])
-    parts = [torch.linalg.vecdot(part.exp(), part) for part in torch.split(logprobs, rows)]
+    # A token that the model rules out has p = 0 and log p = -inf, whose product would be nan.
+    lowest = torch.finfo(logprobs.dtype).min
+    parts = [torch.linalg.vecdot(part.exp(), part.clamp(min=lowest)) for part in torch.split(logprobs, rows)]
     return -torch.cat(parts)
 
 

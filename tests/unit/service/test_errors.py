@@ -123,7 +123,9 @@ async def test_a_template_that_refuses_a_conversation_is_the_clients_problem(ser
     parts.engine.tokenizer.chat_template = "{{ raise_exception('hunter2: no system role') }}"
     check(await client.post("/generate", json=GOOD), 422, "chat_template")
     parts.engine.tokenizer.chat_template = None
-    check(await client.post("/generate", json=GOOD), 422, "no_chat_template")
+    talk = {"messages": [{"role": "user", "content": "Who?"}]}
+    check(await client.post("/generate", json=talk), 422, "no_chat_template")
+    assert (await client.post("/generate", json=GOOD)).status_code == 200, "a base model is asked as a document"
     assert (await client.post("/generate", json={**GOOD, "raw": True})).status_code == 200
 
 

@@ -65,7 +65,8 @@ async def test_a_locator_of_a_later_version_is_refused(serve):
     await refuses(serve, make_parts(locator="oracle"), "locator 'oracle'")
 
 
-async def test_a_model_that_cannot_be_had_is_a_reason(serve):
+async def test_an_engine_that_cannot_be_had_is_a_reason(monkeypatch):
+    monkeypatch.setattr("service.engines.registry._has_vllm", lambda: False)
     async with serve_in_process(None, engine="vllm") as client:
         ready = await client.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (503, "not_ready")

@@ -39,6 +39,7 @@ def test_unknown_and_damaged_probes_are_told_apart(library):
         load(library, "mine")
 
 
-def test_an_engine_that_is_not_built_says_which_is():
+def test_an_engine_that_is_not_installed_says_what_is(monkeypatch):
+    monkeypatch.setattr("service.engines.registry._has_vllm", lambda: False)
     with pytest.raises(StartupError, match="HGUARD_ENGINE=transformers"):
         load_engine(Settings(engine="vllm"))

@@ -40,6 +40,7 @@ def test_a_taken_port(monkeypatch, capsys):
 def test_settings_that_cannot_work(monkeypatch, capsys, environment, words):
     for name, value in {"HGUARD_PORT": "0", **environment}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("service.engines.registry._has_vllm", lambda: False)
     fails_with(capsys, *words)
 
 
