@@ -39,8 +39,8 @@ vllm: $(VENV)/.vllm ## add vLLM to the virtual environment: its CUDA build where
 serve: setup $(if $(filter vllm,$(HGUARD_ENGINE)),vllm) ## serve the default model and its probe on 127.0.0.1:8000 (HGUARD_* variables pass through)
 	$(PY) -m service
 
-test: setup ## every test that needs no GPU
-	$(PY) -m pytest -m "not gpu" $(PYTEST_ARGS)
+test: setup ## every test that needs neither a GPU nor vLLM
+	$(PY) -m pytest -m "not gpu" --ignore tests/vllm $(PYTEST_ARGS)
 
 test-vllm: vllm ## the exactness suite on real vLLM
 	$(PY) -m pytest tests/vllm -m "not gpu" $(PYTEST_ARGS)

@@ -214,7 +214,7 @@ def test_text_begins_with_the_token_that_the_file_wants_and_no_other(tmp_path, a
     assert tokenizer("Who?").input_ids == ([tokenizer.bos_token_id, *plain] if add_bos else plain)
 
 
-def tested(sample_ids):
+def known_by(sample_ids):
     return PackagedModel((), "", "", tuple(sample_ids), stop_tokens=("<|user|>",))
 
 
@@ -222,13 +222,13 @@ def test_what_ends_an_answer_beside_the_files_own_token_comes_through(tiny_gguf)
     path, _ = tiny_gguf
     plain = resolve_model(str(path))
     assert stop_token_ids(load_model(plain, device="cpu"), load_tokenizer(plain)) == {0}
-    made = models._converted(path, "more", "0" * 64, tested(tiny_tokenizer()(SAMPLE).input_ids))
+    made = models._converted(path, "more", "0" * 64, known_by(tiny_tokenizer()(SAMPLE).input_ids))
     assert stop_token_ids(load_model(made, device="cpu"), load_tokenizer(made)) == {0, 1}
 
 
 def test_a_tokenizer_that_another_transformers_makes_otherwise_is_refused(tiny_gguf, cache):
     with pytest.raises(ModelReferenceError, match=r"transformers \S+ makes another tokenizer of toy\.gguf .* newer"):
-        models._converted(tiny_gguf[0], "toy", "0" * 64, tested([1, 2, 3]))
+        models._converted(tiny_gguf[0], "toy", "0" * 64, known_by([1, 2, 3]))
     assert files_in(cache) == []
 
 
