@@ -23,9 +23,21 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"vLLM against plain passes, largest departures: {shown}")
 
 
+_shelves: list[Shelf] = []
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def shelf(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
+async def shelf(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shelf]:
     """`await shelf.get(folder, **options)` -> a started engine."""
     kept = Shelf(tmp_path_factory.mktemp("vllm"))
+    _shelves.append(kept)
     yield kept
     await kept.close()
+
+
+@pytest_asyncio.fixture(autouse=True, loop_scope="session")
+async def no_other_vllm(request: pytest.FixtureRequest) -> None:
+    """A test that starts its own vLLM has the memory and the cores for itself."""
+    if "shelf" not in request.fixturenames:
+        for kept in _shelves:
+            await kept.close()

@@ -1,0 +1,40 @@
+"""The taps inside vLLM's compiled graph; the other files run without compilation, which starts sooner."""
+
+import asyncio
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed: see README, Engines")
+
+from tests.reference.engine_runs import collect, random_bank, request
+from tests.vllm.runs import check, check_scored, collect_all, default_folder, prompts
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+
+ALPHAS = (1.0, 0.0, 0.5, 3.0)
+
+
+async def test_hazard_the_compiled_graph_knows_no_taps_or_old_ones(shelf):
+    """In one engine, because it takes minutes to start: several alphas, then none, then other heads."""
+    engine = await shelf.get(default_folder(), arguments={"enforce_eager": False, "block_size": 32})
+    bank = engine._banks.current.bank
+    questions = prompts(engine)
+    wanted = [
+        request(prompt, 8 + at, alpha=ALPHAS[at % 4], wants_neurons=at == 1, is_scored=at != 4)
+        for at, prompt in enumerate(questions)
+    ]
+    streams, scored = await asyncio.gather(
+        collect_all(engine, wanted), engine.score(questions[3], questions[1], alpha=0.5, wants_neurons=True)
+    )
+    for one, steps in zip(wanted, streams, strict=True):
+        check(engine, bank, one, steps)
+    check_scored(engine, bank, questions[3], questions[1], scored, 0.5)
+    plain = request(questions[0], 10)  # the row buffers must say 1 again
+    check(engine, bank, plain, await collect(engine, plain))
+    other = random_bank(engine.checkpoint.skeleton, n=80, seed=9)
+    runs = asyncio.create_task(collect(engine, request(questions[5], 40, alpha=0.0)))
+    await asyncio.sleep(0.2)
+    await engine.load_heads(other)
+    after = request(questions[2], 10, alpha=0.5)
+    check(engine, other, after, await collect(engine, after))
+    check(engine, bank, request(questions[5], 40, alpha=0.0), await runs)
