@@ -117,27 +117,30 @@ class VllmEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = AsyncEngineArgs(
-            model=str(self.checkpoint.folder),
-            dtype=self.dtype,
-            skip_tokenizer_init=True,
-            generation_config="vllm",
-            worker_cls=_WORKERS[self.device],
-            additional_config=self._tap.additional_config(),
-            max_logprobs=self._tap.wide_columns,
-            disable_log_stats=True,
-            **self._arguments,
-        )
         try:
+            arguments = AsyncEngineArgs(
+                model=str(self.checkpoint.folder),
+                dtype=self.dtype,
+                skip_tokenizer_init=True,
+                generation_config="vllm",
+                worker_cls=_WORKERS[self.device],
+                additional_config=self._tap.additional_config(),
+                max_logprobs=self._tap.wide_columns,
+                disable_log_stats=True,
+                **self._arguments,
+            )
             self._vllm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
-        except (RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
             raise EngineError(f"vLLM did not start: {error}") from error
 
     async def close(self) -> None:
         """Stop; running requests end with EngineError."""
         if self._vllm is not None:
-            self._vllm.shutdown()  # in this thread: vLLM's own reader must not see its process go
-            self._vllm = None
+            from vllm.v1.engine.exceptions import EngineDeadError
+
+            vllm, self._vllm = self._vllm, None
+            vllm.output_processor.propagate_error(EngineDeadError())  # `shutdown` would leave them waiting
+            vllm.shutdown()  # in this thread: vLLM's own reader must not see its process go
 
     async def load_heads(self, bank: HeadBank) -> None:
         """Switch to these heads; requests that run keep the heads they began with. Nothing is compiled again.
@@ -262,6 +265,7 @@ class VllmEngine:
         from vllm.inputs import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+        self._check_started()
         sampling, salt = params
         prompt = TokensPrompt(prompt_token_ids=list(ids))
         if salt is not None:
