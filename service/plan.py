@@ -123,7 +123,7 @@ def encode_request(served: ServedModel, body: Prompted) -> tuple[int, ...]:
         else:
             ids = encode_prompt(tokenizer, body.question, raw=body.raw)
     except NoChatTemplateError as error:
-        raise ApiError(422, "no_chat_template", str(error), param="prompt") from None
+        raise ApiError(422, "no_chat_template", str(error), param="messages") from None
     except TemplateError:
         message = "the model's chat template refuses this order of roles (some have no system role)"
         raise ApiError(422, "chat_template", message, param="messages") from None
