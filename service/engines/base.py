@@ -169,3 +169,10 @@ class Engine(Protocol):
             RequestTooLongError: They do not fit the model.
             EngineError: The engine failed, or its tap did not run.
         """
+
+    async def audit(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> tuple[ScoredSequence, ...]:
+        """Score once on every copy of the model that answers requests; other requests come first where they can.
+
+        Raises:
+            EngineError: The engine failed, or its tap did not run.
+        """

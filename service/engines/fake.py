@@ -150,6 +150,10 @@ class FakeEngine:
             raise EngineError("the tap did not run")
         return ScoredSequence(tuple(_evidence(token, start + at) for at, token in enumerate(response_ids)), present)
 
+    async def audit(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> tuple[ScoredSequence, ...]:
+        """Score; there is one copy of the model."""
+        return (await self.score(prompt_ids, response_ids),)
+
     async def _step(self, at: int) -> None:
         await asyncio.sleep(self.step_seconds)
         self.steps_total += 1

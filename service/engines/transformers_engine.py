@@ -147,6 +147,10 @@ class TransformersEngine:
         self._worker.score(job)
         return await asyncio.wrap_future(job.result)
 
+    async def audit(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> tuple[ScoredSequence, ...]:
+        """Score; there is one copy of the model."""
+        return (await self.score(prompt_ids, response_ids),)
+
     async def _steps(self, sequence: RunningSequence) -> AsyncGenerator[EvidenceStep, None]:
         self._worker.submit(sequence)
         try:

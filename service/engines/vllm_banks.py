@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +24,16 @@ class LoadedBank:
     bank: HeadBank
     slots: NDArray[np.int64]
     """Slot of each neuron, counted over all layers [K]."""
-    salt: str
-    """Names the probe in the prefix cache."""
     running: int = 0
+
+    def salt_of(self, alpha: float) -> str | None:
+        """Prefix cache: keys and values that were computed under an alpha hold for that alpha and probe only."""
+        return None if alpha == 1 else f"hguard/{self._scaled}/{alpha}"
+
+    @cached_property
+    def _scaled(self) -> str:
+        """Names the H-neurons that alpha scales."""
+        return sha256(self.bank.neurons.flat[self.bank.suppressed].tobytes()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Banks:
         assert number is not None
         return number
 
-    def plan(self, number: int, bank: HeadBank, norms: NDArray[np.float32], salt: str) -> tuple[LoadedBank, BankWrite]:
+    def plan(self, number: int, bank: HeadBank, norms: NDArray[np.float32]) -> tuple[LoadedBank, BankWrite]:
         """Find slots for a bank; neurons that another loaded bank has too share its slot.
 
         No request gets the number before `switch`.
@@ -71,7 +80,6 @@ class Banks:
             number: From `free_number`.
             bank: The heads.
             norms: norm(W_down[:, j]) of its neurons [K].
-            salt: Names the probe in the prefix cache.
 
         Raises:
             ValueError: The bank is of another model, or does not fit into the slots.
@@ -102,7 +110,7 @@ class Banks:
             weights.tolist(),
             scaled.reshape(self._index.shape).tolist(),
         )
-        return LoadedBank(number, bank, places, salt), write
+        return LoadedBank(number, bank, places), write
 
     def switch(self, loaded: LoadedBank) -> None:
         """Serve this one from now on."""

@@ -111,27 +111,27 @@ async def collect_all(engine: VllmEngine, wanted: Sequence[EngineRequest]) -> li
 def recorded(engine: VllmEngine) -> Iterator[list[Any]]:
     """vLLM's own outputs of the requests that begin meanwhile."""
     outputs: list[Any] = []
-    generate = engine._vllm.generate
+    generate = engine._core._vllm.generate
 
     async def recording(*args: Any, **options: Any) -> AsyncIterator[Any]:
         async for output in generate(*args, **options):
             outputs.append(output)
             yield output
 
-    engine._vllm.generate = recording
+    engine._core._vllm.generate = recording
     try:
         yield outputs
     finally:
-        engine._vllm.generate = generate
+        engine._core._vllm.generate = generate
 
 
 @asynccontextmanager
 async def watched(engine: VllmEngine) -> AsyncIterator[dict[str, int]]:
     """What the scheduler did meanwhile, see `Witness`; filled at the end."""
-    await engine._vllm.collective_rpc("witness_watch")
+    await engine._core._vllm.collective_rpc("witness_watch")
     counts: dict[str, int] = {}
     yield counts
-    counts.update((await engine._vllm.collective_rpc("witness_counted"))[0])
+    counts.update((await engine._core._vllm.collective_rpc("witness_counted"))[0])
 
 
 def check(engine: VllmEngine, bank: HeadBank, wanted: EngineRequest, steps: list[EvidenceStep]) -> float:

@@ -174,6 +174,7 @@ async def test_hazard_the_tap_changes_what_it_reads(engine, bank):
     for prompt in prompts(engine)[:3]:
         guarded = await collect(engine, request(prompt, 24))
         params = Params(temperature=0.0, max_tokens=24, detokenize=False, stop_token_ids=sorted(engine.stop_token_ids))
-        plain = [out async for out in engine._vllm.generate(TokensPrompt(prompt_token_ids=prompt), params, "plain")][-1]
+        outputs = engine._core._vllm.generate(TokensPrompt(prompt_token_ids=prompt), params, "plain")
+        plain = [output async for output in outputs][-1]
         ids = [token for token in plain.outputs[0].token_ids if token not in engine.stop_token_ids]
         assert ids == tokens_of(guarded)

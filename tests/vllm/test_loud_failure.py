@@ -8,7 +8,7 @@ import pytest_asyncio
 
 pytest.importorskip("vllm", reason="vLLM is not installed: see README, Engines")
 
-from service.engines import vllm_engine
+from service.engines import vllm_core
 from service.engines.base import EngineError, RequestTiming
 from service.engines.vllm_plugin import tap_config
 from tests.reference.engine_runs import collect, random_bank, request, tokens_of
@@ -26,7 +26,7 @@ async def engine(shelf):
 
 async def test_the_runner_and_the_modes_of_this_vllm_are_supported(engine):
     """`check_runner` and `check_layer` have passed in the worker; nothing is left to the message of a failed start."""
-    assert await engine._vllm.collective_rpc("witness_runner") == ["TappedCPUModelRunner"]
+    assert await engine._core._vllm.collective_rpc("witness_runner") == ["TappedCPUModelRunner"]
 
 
 async def test_hazard_a_tap_that_does_not_run_leaves_the_numbers_of_an_earlier_step(engine):
@@ -34,10 +34,10 @@ async def test_hazard_a_tap_that_does_not_run_leaves_the_numbers_of_an_earlier_s
     wanted = [request(prompt, 12, wants_neurons=at == 2) for at, prompt in enumerate(PROMPTS)]
     layer = engine.checkpoint.down_projections[1]
     before = await collect_all(engine, wanted)
-    await engine._vllm.collective_rpc("witness_untap", args=(layer,))
+    await engine._core._vllm.collective_rpc("witness_untap", args=(layer,))
     without = await collect_all(engine, wanted)
     scored = await engine.score(PROMPTS[0], PROMPTS[2])
-    await engine._vllm.collective_rpc("witness_retap")
+    await engine._core._vllm.collective_rpc("witness_retap")
     for one, steps, lost in zip(wanted, before, without, strict=True):
         check(engine, bank, one, steps)
         assert tokens_of(lost) == tokens_of(steps)
@@ -51,7 +51,7 @@ async def test_hazard_a_broken_pass_leaves_requests_waiting(shelf, engine, caplo
     runs = engine.generate(request(PROMPTS[0], 200), RequestTiming())
     await anext(runs)
     waits = asyncio.create_task(collect(engine, request(PROMPTS[1], 200)))
-    await engine._vllm.collective_rpc("witness_fail")
+    await engine._core._vllm.collective_rpc("witness_fail")
     async with asyncio.timeout(60):
         with pytest.raises(EngineError, match="vLLM failed"):
             _ = [step async for step in runs]
@@ -74,7 +74,7 @@ async def test_hazard_workers_without_taps(shelf, monkeypatch):
     expected = [await collect(guarded, one) for one in wanted]
     scored = [await collect(guarded, request(prompt, 24)) for prompt in PROMPTS]
     await shelf.close()
-    monkeypatch.setitem(vllm_engine._WORKERS, "cpu", "vllm.v1.worker.cpu_worker.CPUWorker")
+    monkeypatch.setitem(vllm_core._WORKERS, "cpu", "vllm.v1.worker.cpu_worker.CPUWorker")
     engine = await start(shelf.tiny("Llama"))
     try:
         with pytest.raises(EngineError, match="workers did not take the heads"):

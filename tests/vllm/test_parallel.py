@@ -51,3 +51,17 @@ async def test_two_ranks_of_a_tiny_llama(shelf):
     engine = await shelf.get(folder, arguments={"tensor_parallel_size": 2})
     questions = [[5, 9, 33, 60, 4, 7], [8, 3], [90, 12, 6, 44, 21, 30, 77], [50], [14, 15, 16, 17]]
     await run_mixed(engine, engine._banks.current.bank, questions, 20)
+
+
+async def test_hazard_one_of_two_replicas_has_no_heads_or_old_ones(shelf):
+    """Data parallelism: one queue before two copies of the model; heads are switched on both."""
+    engine = await shelf.get(shelf.tiny("Llama"), arguments={"data_parallel_size": 2})
+    questions = [[5, 9, 33, 60, 4, 7], [8, 3], [90, 12, 6, 44, 21, 30, 77], [50], [14, 15, 16, 17]]
+    for seed in (1, 2):
+        bank = random_bank(engine.checkpoint.skeleton, n=60, seed=seed)
+        await engine.load_heads(bank)
+        await run_mixed(engine, bank, questions, 20)
+        audited = await engine.audit(questions[0], questions[4])
+        assert len(audited) == 2
+        for copy in audited:
+            check_scored(engine, bank, questions[0], questions[4], copy)

@@ -47,6 +47,18 @@ async def test_scores_of_another_row_are_found_by_the_golden_trace(serve):
     await refuses(serve, replace(parts, artifact=replace(parts.artifact, golden=shifted)), "standard deviations")
 
 
+async def test_one_replica_that_scores_wrongly_is_found(serve, monkeypatch):
+    parts = make_parts()
+    score = parts.engine.score
+
+    async def audit(prompt_ids, response_ids):
+        right = await score(prompt_ids, response_ids)
+        return right, replace(right, rows=right.rows[::-1]), right
+
+    monkeypatch.setattr(parts.engine, "audit", audit)
+    await refuses(serve, parts, "standard deviations")
+
+
 async def test_an_artifact_without_a_golden_trace_proves_nothing(serve):
     parts = make_parts()
     golden = replace(parts.artifact.golden, prompt_ids=(), response_ids=(), scores=())

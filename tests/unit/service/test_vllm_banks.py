@@ -22,7 +22,7 @@ def norms_of(bank: HeadBank) -> np.ndarray:
 
 
 async def load(banks: Banks, bank: HeadBank):
-    loaded, write = banks.plan(await banks.free_number(), bank, norms_of(bank), "salt")
+    loaded, write = banks.plan(await banks.free_number(), bank, norms_of(bank))
     banks.switch(loaded)
     return loaded, write
 
@@ -79,7 +79,7 @@ async def test_a_bank_that_does_not_fit_is_refused_in_words_and_leaves_the_other
         ("probe",), NeuronSet.from_flat((6, 9), np.asarray([1])), np.ones((1, 1), np.float32), first.slots, "own"
     )
     with pytest.raises(ValueError, match=r"widths \(6, 9\)"):
-        banks.plan(1, other, np.ones(1, np.float32), "salt")
+        banks.plan(1, other, np.ones(1, np.float32))
     with banks.used(first):  # a refused bank took nobody's place
         second, write = await load(banks, bank_of(3, 9))
     assert read(write, first.slots)[:2] == read(before, first.slots)[:2]
@@ -108,7 +108,7 @@ async def test_hazard_a_request_begins_on_a_bank_that_was_given_away():
     second, _ = await load(banks, bank_of(1))
     with banks.used(first), banks.used(None):
         pass
-    banks.plan(first.number, bank_of(2), np.ones(1, np.float32), "salt")  # under way to the workers, not yet served
+    banks.plan(first.number, bank_of(2), np.ones(1, np.float32))  # under way to the workers, not yet served
     with pytest.raises(EngineError, match="heads were replaced"), banks.used(first):
         pass
     with banks.used(second):
