@@ -15,7 +15,7 @@ TORCH ?= torch==$(TORCH_VERSION)$(if $(HAS_CUDA),,$(if $(IS_LINUX),+cpu))
 # Asked only when the configured package index has no CPU build.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup vllm serve test test-vllm check train bench clean
+.PHONY: help setup vllm serve test test-vllm test-gpu check train bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -44,6 +44,9 @@ test: setup ## every test that needs neither a GPU nor vLLM
 
 test-vllm: vllm ## the exactness suite on real vLLM
 	$(PY) -m pytest tests/vllm -m "not gpu" $(PYTEST_ARGS)
+
+test-gpu: vllm ## the exactness suite on CUDA
+	$(PY) -m pytest tests/gpu -m gpu $(PYTEST_ARGS)
 
 check: setup ## ruff, mypy strict, import rules
 	$(PY) -m ruff check .

@@ -1,19 +1,24 @@
-"""Claim: the guard inside vLLM costs at most 1.02 times the time per token compiled, 1.05 times in eager mode.
+"""Claim: the guard inside vLLM costs at most 1.01 times the time per token on a GPU, 1.02 on a CPU, 1.05 there eagerly.
 
     python benchmarks/bench_vllm.py [--eager] [--concurrency 1 8 32] [--neurons 40 600] [--tokens 64] [--rounds 11]
+    python benchmarks/bench_vllm.py --model-shape llama-8b --concurrency 1 8 32 128 256        (on a GPU)
 
 Two engines of the same settings run side by side: plain vLLM, and vLLM with taps through `VllmEngine`, every response
 scored with log-probability and entropy. The same requests go to one and the other, turn about; the time is that of
-whole requests. Needs vLLM (`make vllm`). Start-up times and resident memory of both are printed.
+whole requests. Needs vLLM (`make vllm`). Start-up times and resident memory of both are printed. On a GPU each gets
+`--gpu-share` of its memory, and plain vLLM the model runner that it takes by itself, which may be another than that of
+the guard; with VLLM_USE_V2_MODEL_RUNNER=0 in the environment both take the same.
 """
 
 import argparse
 import asyncio
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -23,34 +28,43 @@ import numpy as np
 import psutil
 import torch
 from _interleaved import compare
+from _shapes import SHAPES, WeightlessCheckpoint, write_shape
 
-from probes.models import DEFAULT_MODEL, resolve_model
+from probes.models import DEFAULT_MODEL, load_tokenizer, resolve_model
 from probes.neurons import NeuronSet
 from probes.prompts import encode_prompt
 from service.engines.base import EngineRequest, HeadBank, RequestTiming
 from service.engines.vllm_engine import VllmEngine
 
-BARS = {"eager": 1.05, "compiled": 1.02}
+BARS = {"eager": 1.05, "compiled": 1.02, "on a GPU": 1.01}
 QUESTION = "Write a long story about a lighthouse keeper who finds a map."
 
 
 def main() -> None:
-    asyncio.run(measure(parse_arguments()))
+    args = parse_arguments()
+    folder = resolve_model(args.model)
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.model_shape:
+            folder = write_shape(args.model_shape, load_tokenizer(folder), Path(scratch))
+        asyncio.run(measure(folder, args))
 
 
-async def measure(args: argparse.Namespace) -> None:
-    folder, mode = resolve_model(args.model), "eager" if args.eager else "compiled"
+async def measure(folder: Path, args: argparse.Namespace) -> None:
+    mode, is_gpu = "eager" if args.eager else "compiled", torch.cuda.is_available()
+    bar = BARS["on a GPU" if is_gpu else mode]
     options: dict[str, Any] = {
         "enforce_eager": args.eager,
         "max_num_seqs": max(args.concurrency),
         "max_model_len": 1024,
-        "kv_cache_memory_bytes": 1 << 30,
+        **({"gpu_memory_utilization": args.gpu_share} if is_gpu else {"kv_cache_memory_bytes": 1 << 30}),
+        **({"load_format": "dummy"} if args.model_shape else {}),
     }
     guarded, guarded_cost = await started(lambda: start_guarded(folder, args, options))
     plain, plain_cost = await started(lambda: start_plain(folder, guarded.dtype, options))
+    runner = "V2" if plain.vllm_config.use_v2_model_runner else "V1"
     print(
-        f"{args.model} {guarded.dtype}, vLLM {mode} on {guarded.device}, {platform.machine()}, "
-        f"torch {torch.__version__}; {args.tokens} tokens, {args.rounds} rounds\n"
+        f"{args.model_shape or args.model} {guarded.dtype}, vLLM {mode} on {guarded.device}, {platform.machine()}, "
+        f"torch {torch.__version__}, {args.tokens} tokens, {args.rounds} rounds; plain vLLM: model runner {runner}\n"
         f"start: guarded {guarded_cost[0]:.0f} s, plain {plain_cost[0]:.0f} s; resident memory of its "
         f"processes: guarded {guarded_cost[1]:.0f} MB, plain {plain_cost[1]:.0f} MB"
     )
@@ -63,10 +77,10 @@ async def measure(args: argparse.Namespace) -> None:
                 timed(lambda at: read_plain(plain, prompt, args.tokens, at), concurrency, args.tokens),
                 rounds=args.rounds,
             )
-            verdict = "met" if result.ratio.median <= BARS[mode] else "missed"
+            verdict = "met" if result.ratio.median <= bar else "missed"
             print(
                 f"{mode} K = {n_neurons}, concurrency {concurrency}: guarded {result.first.text(2)} ms a token, plain "
-                f"{result.second.text(2)}, ratio {result.ratio.text()} (bar {BARS[mode]}: {verdict})",
+                f"{result.second.text(2)}, ratio {result.ratio.text()} (bar {bar}: {verdict})",
                 flush=True,
             )
     await guarded.close()
@@ -84,6 +98,9 @@ async def started(start: Callable[[], Awaitable[Any]]) -> tuple[Any, tuple[float
 
 async def start_guarded(folder: Any, args: argparse.Namespace, options: dict[str, Any]) -> VllmEngine:
     engine = VllmEngine(folder, model_name=args.model, dtype=args.dtype, slots=args.slots, arguments=options)
+    engine.stop_token_ids = frozenset()  # every response has all its tokens, as those of plain vLLM
+    if args.model_shape:
+        engine.checkpoint = WeightlessCheckpoint(folder)
     await engine.start()
     return engine
 
@@ -145,7 +162,9 @@ async def read_plain(engine: Any, prompt: list[int], tokens: int, at: int) -> in
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--model-shape", choices=sorted(SHAPES), help="a model of this size with made-up weights")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--gpu-share", type=float, default=0.45, help="of a GPU's memory, for each of the two")
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--neurons", type=int, nargs="+", default=[40, 600])

@@ -145,7 +145,7 @@ def cross_validate(table: Table, variants: Sequence[Variant], stage: Stage[FoldP
     """
     train = np.flatnonzero(table.in_split("train"))
     labels = table.labels[train]
-    fold = np.array([_fold_of(table.rows[row].answers_key) for row in train])
+    fold = np.array([fold_of(table.rows[row].answers_key) for row in train])
     if any(len(set(labels[fold == k])) < 2 for k in range(FOLDS)):
         raise ValueError(
             f"{(labels == 0).sum()} faithful and {(labels == 1).sum()} hallucinated training rows are too few: each of "
@@ -231,7 +231,8 @@ def best_of(candidates: Sequence[Candidate]) -> Candidate:
     return max(candidates, key=lambda c: (c.auroc, -c.n_selected))
 
 
-def _fold_of(key: str) -> int:
+def fold_of(key: str) -> int:
+    """The fold of an answer string."""
     return hashlib.sha256(f"fold/{key}".encode()).digest()[0] % FOLDS
 
 

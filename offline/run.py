@@ -1,5 +1,6 @@
 """Run: a refresh under way, its configuration, and the model, loaded when a stage first needs it. Runs no stage."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -8,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from offline.extract import FeatureStore, extract
+from offline.passages import Passage
 from offline.records import Question
 from offline.sample import Draws, Sampler
-from probes.models import load_model, load_tokenizer, pick_device, resolve_model
+from probes.checkpoint import Checkpoint
+from probes.models import load_model, load_tokenizer, pick_device, pick_dtype, resolve_model
 from probes.prompts import ANSWER_ONLY, encode_prompt
 
 if TYPE_CHECKING:
@@ -42,6 +46,8 @@ class RunConfig:
     device: str = "auto"
     sampler: str = "auto"
     """`vllm`, `transformers`, or `auto`: vLLM where it is installed and a GPU is there."""
+    extractor: str = "auto"
+    """Likewise, but mixtures of experts are left to transformers."""
     judge: str = "alias"
     """`alias`, or the name of a model behind an OpenAI-compatible endpoint."""
     sentences: bool = False
@@ -60,6 +66,14 @@ class Run:
     """A refresh under way: its configuration, and the model, loaded when first needed."""
 
     def __init__(self, config: RunConfig) -> None:
+        """Begin; nothing is loaded yet.
+
+        Raises:
+            ValueError: vLLM is asked for and not installed.
+        """
+        for option, chosen in (("sampler", config.sampler), ("extractor", config.extractor)):
+            if chosen == "vllm" and find_spec("vllm") is None:
+                raise ValueError(f"--{option} vllm: vLLM is not installed here; `make vllm` installs it")
         self.config = config
         self.out = config.out
         self._loaded: tuple[str, nn.Module] | None = None
@@ -69,6 +83,11 @@ class Run:
     def folder(self) -> Path:
         """The model's local folder."""
         return resolve_model(self.config.model)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The model's names and sizes."""
+        return Checkpoint(self.folder)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -93,18 +112,12 @@ class Run:
         return encode_prompt(self.tokenizer, self.ask(question, sentences=sentences))
 
     def sampler(self, *, sentences: bool | None = None) -> Draws:
-        """A sampler that asks in the run's style or the one named.
-
-        Raises:
-            ValueError: It is vLLM and that is not installed.
-        """
+        """A sampler that asks in the run's style or the one named."""
         c = self.config
         common: dict[str, Any] = {"seed": c.seed, "max_tokens": c.max_tokens, "max_rows": c.batch_rows}
         if not self.samples_on_vllm:
             model = self.model(c.sampling_dtype)
             return Sampler(model, self.tokenizer, partial(self.encode, sentences=sentences), **common)
-        if find_spec("vllm") is None:
-            raise ValueError("--sampler vllm: vLLM is not installed here; `make vllm` installs it")
         if self._vllm is None:
             from offline.sample_vllm import VllmSampler
 
@@ -117,9 +130,34 @@ class Run:
     @property
     def samples_on_vllm(self) -> bool:
         """Whether answers are drawn by vLLM."""
-        if self.config.sampler != "auto":
-            return self.config.sampler == "vllm"
+        return self._suits_vllm if self.config.sampler == "auto" else self.config.sampler == "vllm"
+
+    @property
+    def extracts_on_vllm(self) -> bool:
+        """Whether features are extracted by vLLM."""
+        if self.config.extractor != "auto":
+            return self.config.extractor == "vllm"
+        return self._suits_vllm and all(block.gives_h for block in self.checkpoint.blocks)
+
+    @property
+    def _suits_vllm(self) -> bool:
         return find_spec("vllm") is not None and pick_device(self.config.device).type == "cuda"
+
+    def extract(self, passages: Sequence[Passage], store: FeatureStore) -> None:
+        """Fill the store.
+
+        Raises:
+            ValueError: The model gave features that are not finite, or is one that the extractor cannot read.
+        """
+        c = self.config
+        if not self.extracts_on_vllm:
+            extract(self.model(c.dtype), passages, store)
+            return
+        from offline.extract_vllm import extract_on_vllm
+
+        self._loaded = None
+        self._close_vllm()
+        extract_on_vllm(self.folder, passages, store, dtype=c.dtype, device=c.device)
 
     def _close_vllm(self) -> None:
         if self._vllm is not None:
@@ -137,4 +175,15 @@ class Run:
             "dtype": c.sampling_dtype,
             "sentences": c.sentences,
             **({"sampler": "vllm"} if self.samples_on_vllm else {}),
+            **({} if self.tokenizer.chat_template else {"ends": "newline"}),
         }
+
+    @property
+    def extraction_settings(self) -> dict[str, Any]:
+        """What decides features, beside the passages.
+
+        In float32 both extractors give the same features up to float16 rounding; in half precision up to the rounding
+        of their kernels, which one store is not to mix.
+        """
+        dtype = str(pick_dtype(self.config.dtype, pick_device(self.config.device)))
+        return {"dtype": dtype, **({"extractor": "vllm"} if self.extracts_on_vllm else {})}

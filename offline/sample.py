@@ -1,7 +1,7 @@
 """Ask the questions: a greedy pass over all of them, then temperature samples where they can still matter.
 
 Answers come from `probes.decoding.DecodeBatch`: the samples of a question share its prefill and finished rows make room
-for new questions. Judges nothing.
+for new questions. What ends an answer beside the end-of-sequence tokens, `offline.line_end` says. Judges nothing.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from offline.line_end import LineEnd
 from offline.records import FinishReason, Question, Response
 from probes.decoding import DecodeBatch, stop_token_ids
 from probes.sampling import RowRandom, SamplingParams, choose_tokens
@@ -72,6 +73,7 @@ class Sampler:
         self.max_tokens, self.max_rows = max_tokens, max_rows
         self.encode = encode
         self._stop_ids = stop_token_ids(model, tokenizer)
+        self._line_end = LineEnd(tokenizer)
 
     @torch.inference_mode()
     def draw(self, jobs: Sequence[Job], params: SamplingParams) -> Iterator[list[Response]]:
@@ -103,7 +105,10 @@ class Sampler:
                     done.append(self._response(row, "stop"))
                     continue
                 row.token_ids.append(token)
-                if len(row.token_ids) == self.max_tokens:
+                if (line := self._line_end.cut(row.token_ids)) is not None:
+                    row.token_ids = line
+                    done.append(self._response(row, "stop"))
+                elif len(row.token_ids) == self.max_tokens:
                     done.append(self._response(row, "length"))
                 else:
                     kept.append(at)

@@ -6,9 +6,11 @@ the same answers whatever else is in the batch, up to the rounding of its logits
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from offline.line_end import LineEnd
 from offline.records import FinishReason, Question, Response
 from offline.sample import Job, respond, sample_key
 from probes.checkpoint import Checkpoint
@@ -17,6 +19,15 @@ from probes.models import pick_device, pick_dtype
 from probes.sampling import SamplingParams
 
 _CPU_CACHE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    question_id: str
+    sample: int
+    prompt: list[int]
+    begun: tuple[int, ...] = ()
+    """Newlines before any text: a stop token ended the request, but not the answer."""
 
 
 class VllmSampler:
@@ -33,6 +44,7 @@ class VllmSampler:
         max_rows: int = 128,
         dtype: str = "auto",
         device: str = "auto",
+        arguments: dict[str, Any] | None = None,
     ) -> None:
         """Start vLLM; takes half a minute or more.
 
@@ -45,12 +57,14 @@ class VllmSampler:
             max_rows: Rows decoded together.
             dtype: See `probes.models.load_model`.
             device: `cpu`, `cuda` or `auto`.
+            arguments: More of vLLM's engine arguments, by their names there.
         """
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from vllm import LLM
 
         self.tokenizer, self.seed, self.max_tokens, self.encode = tokenizer, seed, max_tokens, encode
         self._stop_ids = stop_token_ids(Checkpoint(folder).skeleton, tokenizer)
+        self._line_end = LineEnd(tokenizer)
         place = pick_device(device)
         on_cpu: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_CACHE_BYTES}
         self._llm: Any = LLM(
@@ -60,29 +74,26 @@ class VllmSampler:
             generation_config="vllm",
             max_num_seqs=max_rows,
             **(on_cpu if place.type == "cpu" else {}),
+            **(arguments or {}),
         )
 
     def draw(self, jobs: Sequence[Job], params: SamplingParams) -> Iterator[list[Response]]:
         """Answer all jobs; finished responses come in small lists, in the order in which they finish."""
-        from vllm.inputs import TokensPrompt
-
-        engine = self._llm.llm_engine
-        waiting: dict[str, tuple[str, int]] = {}
+        waiting: dict[str, _Asked] = {}
         for job in jobs:
-            prompt = TokensPrompt(prompt_token_ids=self.encode(job.question))
+            prompt = self.encode(job.question)
             for sample in job.samples:
-                number = f"{job.question.question_id}/{sample}"
-                waiting[number] = (job.question.question_id, sample)
-                engine.add_request(number, prompt, self._sampling(job.question.question_id, sample, params))
+                self._ask(_Asked(job.question.question_id, sample, prompt), params, waiting)
         while waiting:
             done = []
-            for output in engine.step():
+            for output in self._llm.llm_engine.step():
                 if output.finished:
-                    answer = output.outputs[0]
-                    question_id, sample = waiting.pop(output.request_id)
-                    ids = [token for token in answer.token_ids if token not in self._stop_ids]
-                    reason: FinishReason = "length" if answer.finish_reason == "length" else "stop"
-                    done.append(respond(self.tokenizer, question_id, sample, ids, reason))
+                    asked = waiting.pop(output.request_id)
+                    answer = self._answer(asked, output.outputs[0])
+                    if isinstance(answer, Response):
+                        done.append(answer)
+                    else:
+                        self._ask(answer, params, waiting)
             if done:
                 yield done
 
@@ -91,7 +102,26 @@ class VllmSampler:
         engine, self._llm = self._llm, None
         engine.llm_engine.engine_core.shutdown()
 
-    def _sampling(self, question_id: str, sample: int, params: SamplingParams) -> Any:
+    def _ask(self, asked: _Asked, params: SamplingParams, waiting: dict[str, _Asked]) -> None:
+        from vllm.inputs import TokensPrompt
+
+        number = f"{asked.question_id}/{asked.sample}/{len(asked.begun)}"
+        waiting[number] = asked
+        prompt = TokensPrompt(prompt_token_ids=[*asked.prompt, *asked.begun])
+        self._llm.llm_engine.add_request(number, prompt, self._sampling(asked, params))
+
+    def _answer(self, asked: _Asked, output: Any) -> Response | _Asked:
+        """The finished answer, or what to ask for so that it goes on."""
+        ids = [*asked.begun, *(token for token in output.token_ids if token not in self._stop_ids)]
+        reason: FinishReason = "length" if output.finish_reason == "length" else "stop"
+        if output.stop_reason in self._line_end.token_ids:
+            line = self._line_end.cut(ids)
+            if line is None and len(ids) < self.max_tokens:
+                return replace(asked, begun=tuple(ids))
+            ids, reason = (ids, "length") if line is None else (line, "stop")
+        return respond(self.tokenizer, asked.question_id, asked.sample, ids, reason)
+
+    def _sampling(self, asked: _Asked, params: SamplingParams) -> Any:
         from vllm import SamplingParams as VllmParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -99,9 +129,9 @@ class VllmSampler:
             temperature=params.temperature,
             top_p=params.top_p,
             top_k=params.top_k,
-            seed=sample_key(self.seed, question_id, sample),
-            max_tokens=self.max_tokens,
-            stop_token_ids=sorted(self._stop_ids),
+            seed=sample_key(self.seed, asked.question_id, asked.sample) + len(asked.begun),
+            max_tokens=self.max_tokens - len(asked.begun),
+            stop_token_ids=sorted(self._stop_ids | self._line_end.token_ids),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offline.extract import FeatureStore, extract
+from offline.extract import FeatureStore
 from offline.passages import Passage
 from offline.records import LabelledResponse, Question, Response, SpanRow
 from offline.run import Run
-from probes.reducing_tap import ReducingTap
 from probes.spans import AnswerSpan
 
 Floats = NDArray[np.float64]
@@ -73,10 +72,9 @@ def extract_features(
     passages = [
         Passage(key, tuple(run.encode(by_id[key])), answers[key].token_ids, tuple(spans_of[key])) for key in keys
     ]
-    model = run.model(run.config.dtype)
-    settings = {"spans": upstream, "dtype": str(next(model.parameters()).dtype)}
-    store = FeatureStore(run.out / "features", keys, sum(ReducingTap(model).widths), settings)
-    extract(model, passages, store)
+    settings = {"spans": upstream, **run.extraction_settings}
+    store = FeatureStore(run.out / "features", keys, sum(run.checkpoint.widths), settings)
+    run.extract(passages, store)
     at = {key: place for place, key in enumerate(keys)}
     kept = tuple(row for row in labels if row.question_id in at)
     place = np.array([at[row.question_id] for row in kept], dtype=np.int64)

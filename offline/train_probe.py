@@ -14,6 +14,7 @@ from pathlib import Path
 from offline.build import build_artifact, find_finished
 from offline.fitting import fit_probe
 from offline.question_rows import QuestionError
+from offline.records import LabelledResponse, Question, Response, SpanRow
 from offline.refresh import judge, label, mark_spans, read_questions, sample_again, sample_greedy
 from offline.run import Run, RunConfig
 from offline.stages import StageMismatchError
@@ -26,17 +27,26 @@ log = logging.getLogger("hguard.train")
 def refresh(config: RunConfig, *, name: str, version: str) -> Path:
     """Run every stage; returns the artifact's folder."""
     run = Run(config)
+    labelled = ask_and_label(run)
+    made = labelled[-1]
+    if finished := find_finished(config, made, name, version):
+        return finished
+    table = extract_features(run, *labelled)
+    fitted = fit_probe(run, table, made)
+    return build_artifact(run, table, fitted, made, name=name, version=version)
+
+
+def ask_and_label(
+    run: Run,
+) -> tuple[list[LabelledResponse], list[SpanRow], list[Question], list[Response], str]:
+    """The text stages: labels, spans, questions, greedy answers, and the fingerprint of them all."""
     questions, made = read_questions(run)
     greedy, made = sample_greedy(run, questions, made)
     samples, made = sample_again(run, questions, greedy, made)
     verdicts, made = judge(run, questions, greedy, samples, made)
     labels, made = label(run, questions, greedy, verdicts, made)
     spans, made = mark_spans(run, labels, questions, greedy, made)
-    if finished := find_finished(config, made, name, version):
-        return finished
-    table = extract_features(run, labels, spans, questions, greedy, made)
-    fitted = fit_probe(run, table, made)
-    return build_artifact(run, table, fitted, made, name=name, version=version)
+    return labels, spans, questions, greedy, made
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,6 +96,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default="auto",
         choices=["auto", "transformers", "vllm"],
         help="auto: vLLM beside a GPU (%(default)s)",
+    )
+    add(
+        "--extractor",
+        default="auto",
+        choices=["auto", "transformers", "vllm"],
+        help="of features; auto: vLLM beside a GPU, but for mixtures of experts (%(default)s)",
     )
     add("--device", default="auto", help="cpu, cuda, cuda:1 (%(default)s)")
     add("--judge", default="alias", help="alias, or a model behind --endpoint (%(default)s)")

@@ -67,6 +67,21 @@ class NeuronSet:
         """All neurons of the model, sum of the widths."""
         return sum(self.widths)
 
+    def split(self, widths: Sequence[int]) -> "NeuronSet":
+        """The same neurons, counted in parts of layers.
+
+        Args:
+            widths: Neurons of each part; one or more parts follow each other in every layer.
+
+        Raises:
+            ValueError: A layer does not begin with a part.
+        """
+        if not set(np.cumsum(self.widths)) <= set(np.cumsum(widths)) or sum(widths) != self.total:
+            raise ValueError(
+                f"the neurons are of a model with widths {self.widths}, this one has {tuple(int(w) for w in widths)}"
+            )
+        return self.from_flat(widths, self.flat)
+
     def of_layer(self, layer: int) -> slice:
         """Where a layer's neurons stand in the arrays of this set."""
         low, high = np.searchsorted(self.layer, [layer, layer + 1])

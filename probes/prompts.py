@@ -1,7 +1,8 @@
 """Text or chat messages -> prompt token ids, the same way offline and online.
 
 A model with a chat template is asked through it. A base model has none: it continues text, and a bare question it
-continues with more questions, so it is shown the beginning of a question-and-answer pair. Does not end an answer.
+continues with more questions, so it is shown a few question-and-answer pairs and the beginning of the next. Does not
+end an answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,20 @@ from typing import Any
 ANSWER_ONLY = " Respond with the answer only, without any explanation."
 """Appended to every training question (arXiv 2512.01797, appendix; `collect_responses.py` of thunlp/H-Neurons)."""
 
-BASE_QUESTION = "Question: {}\nAnswer:"
-"""How a base model is asked. No space after the colon: it belongs to the answer's first token."""
+BASE_EXAMPLES = (
+    ("Which country has Lisbon as its capital?", "Portugal"),
+    ("Who painted the ceiling of the Sistine Chapel?", "Michelangelo"),
+    ("How many sides does a hexagon have?", "Six"),
+    ("What gas do plants take in from the air?", "Carbon dioxide"),
+    ("Which river flows through Cairo?", "The Nile"),
+)
+"""What a base model is shown first: short right answers, so that it gives one too and ends the line after it."""
+
+_PAIR = "Question: {}\nAnswer:"
+"""No space after the colon: it belongs to the answer's first token."""
+
+BASE_PROMPT = "".join(f"{_PAIR.format(question)} {answer}\n\n" for question, answer in BASE_EXAMPLES) + _PAIR
+"""How a base model is asked."""
 
 
 class NoChatTemplateError(ValueError):
@@ -42,10 +55,10 @@ def encode_prompt(tokenizer: Any, prompt: str, *, raw: bool = False) -> list[int
         raw: Feed the text itself, whatever the model.
 
     Returns:
-        With a chat template, one user turn of it; else the text in `BASE_QUESTION`, or the raw text, with the special
+        With a chat template, one user turn of it; else the text in `BASE_PROMPT`, or the raw text, with the special
         tokens that the tokenizer adds. A beginning-of-sequence token that the text wrote already is not added again.
     """
     if tokenizer.chat_template and not raw:
         return encode_messages(tokenizer, [{"role": "user", "content": prompt}])
-    ids = list(tokenizer(prompt if raw else BASE_QUESTION.format(prompt)).input_ids)
+    ids = list(tokenizer(prompt if raw else BASE_PROMPT.format(prompt)).input_ids)
     return ids[1:] if ids[:2] == [tokenizer.bos_token_id] * 2 else ids

@@ -13,6 +13,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
+from probes.checkpoint import RoutedRows
 from service.engines.base import EngineError, HeadBank
 
 
@@ -23,7 +24,7 @@ class LoadedBank:
     number: int
     bank: HeadBank
     slots: NDArray[np.int64]
-    """Slot of each neuron, counted over all layers [K]."""
+    """Slot of each neuron, counted over all blocks [K]."""
     running: int = 0
 
     def salt_of(self, alpha: float) -> str | None:
@@ -38,20 +39,22 @@ class LoadedBank:
 
 @dataclass(frozen=True)
 class BankWrite:
-    """What the workers are told to write; see `TapBuffers.write`."""
+    """What the workers are told to write; see `TapBuffers.write` and `TapBuffers.write_routed`."""
 
     number: int
     index: list[list[int]]
     norms: list[list[float]]
     weights: list[list[float]]
     scaled: list[list[int]]
+    routed: tuple[list[int], list[int], bytes]
 
 
 @dataclass
 class Banks:
-    """The slots of all layers and the probes in them."""
+    """The slots of all blocks and the probes in them."""
 
     widths: tuple[int, ...]
+    """Neurons of each block: of each layer, or of each part of it that holds neurons."""
     slots: int
     heads: int
     count: int
@@ -71,7 +74,9 @@ class Banks:
         assert number is not None
         return number
 
-    def plan(self, number: int, bank: HeadBank, norms: NDArray[np.float32]) -> tuple[LoadedBank, BankWrite]:
+    def plan(
+        self, number: int, bank: HeadBank, norms: NDArray[np.float32], routed: RoutedRows
+    ) -> tuple[LoadedBank, BankWrite]:
         """Find slots for a bank; neurons that another loaded bank has too share its slot.
 
         No request gets the number before `switch`.
@@ -80,24 +85,28 @@ class Banks:
             number: From `free_number`.
             bank: The heads.
             norms: norm(W_down[:, j]) of its neurons [K].
+            routed: Weights of those that are routed.
 
         Raises:
             ValueError: The bank is of another model, or does not fit into the slots.
         """
-        if bank.neurons.widths != self.widths:
-            raise ValueError(
-                f"the neurons are of a model with widths {bank.neurons.widths}, this one has {self.widths}"
-            )
+        neurons = bank.neurons.split(self.widths)
         if len(bank.names) > self.heads:
             raise ValueError(f"{len(bank.names)} heads are more than the {self.heads} that the engine was started with")
         kept = [loaded.slots for at, loaded in self._loaded.items() if at != number]
         in_use = np.zeros(self._index.size, dtype=bool)
         in_use[np.concatenate(kept) if kept else []] = True
         self._index[~in_use.reshape(self._index.shape)] = -1
-        places = np.empty(len(bank.neurons), dtype=np.int64)
-        for layer in range(len(self.widths)):
-            at = bank.neurons.of_layer(layer)
-            places[at] = layer * self.slots + self._place(layer, bank.neurons.index[at], norms[at])
+        places = np.empty(len(neurons), dtype=np.int64)
+        for block in np.unique(neurons.layer):
+            at = neurons.of_layer(block)
+            found = self._place(block, neurons.index[at], norms[at])
+            if found is None:
+                raise ValueError(
+                    f"layer {bank.neurons.layer[at.start]} has {self.slots} slots and the loaded probes need more: "
+                    f"restart with HGUARD_VLLM_SLOTS={2 * self.slots}"
+                )
+            places[at] = block * self.slots + found
         scaled = np.zeros(self._index.size, dtype=np.int64)
         scaled[places[bank.suppressed]] = 1
         weights = np.zeros((len(bank.names), self._index.size), dtype=np.float32)
@@ -109,6 +118,7 @@ class Banks:
             self._norms.tolist(),
             weights.tolist(),
             scaled.reshape(self._index.shape).tolist(),
+            (places[routed.places].tolist(), routed.experts.tolist(), routed.weights.tobytes()),
         )
         return LoadedBank(number, bank, places), write
 
@@ -136,20 +146,18 @@ class Banks:
             if not loaded.running:
                 _ = asyncio.get_running_loop().create_task(self._announce())
 
-    def _place(self, layer: int, neurons: NDArray[np.int64], norms: NDArray[np.float32]) -> NDArray[np.int64]:
-        row = self._index[layer]
+    def _place(self, block: int, neurons: NDArray[np.int64], norms: NDArray[np.float32]) -> NDArray[np.int64] | None:
+        """Slots of some neurons of a block; None: they do not fit."""
+        row = self._index[block]
         found = np.empty(len(neurons), dtype=np.int64)
         for at, (neuron, norm) in enumerate(zip(neurons, norms, strict=True)):
             places = np.flatnonzero(row == neuron)
             if not len(places):
                 places = np.flatnonzero(row < 0)
             if not len(places):
-                raise ValueError(
-                    f"layer {layer} has {self.slots} slots and the loaded probes need more: "
-                    f"restart with HGUARD_VLLM_SLOTS={2 * self.slots}"
-                )
+                return None
             found[at] = places[0]
-            row[places[0]], self._norms[layer, places[0]] = neuron, norm
+            row[places[0]], self._norms[block, places[0]] = neuron, norm
         return found
 
     def _free(self) -> int | None:

@@ -2,14 +2,18 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+import logging
+import os
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from service.engines.base import EngineError
 from service.engines.vllm_banks import BankWrite
 from service.engines.vllm_plugin.tap_config import TapConfig
 
+logger = logging.getLogger(__name__)
+_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 _WORKERS = {
     "cpu": "service.engines.vllm_plugin.cpu_worker.CPUTapWorker",
     "cuda": "service.engines.vllm_plugin.gpu_worker.GPUTapWorker",
@@ -30,11 +34,8 @@ class VllmCore:
         self._tap, self._device, self._arguments = tap, device, arguments
         self._numbers = itertools.count()
         self._vllm: Any = None
-
-    @property
-    def running(self) -> int:
+        self.running = 0
         """Sequences that vLLM runs or has queued."""
-        return len(self._vllm.output_processor.request_states) if self._vllm else 0
 
     @property
     def replicas(self) -> int:
@@ -60,7 +61,8 @@ class VllmCore:
                 disable_log_stats=True,
                 **{"scheduling_policy": "priority", **self._arguments},
             )
-            self._vllm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
+            with tappable_runner():
+                self._vllm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
         except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
             raise EngineError(f"vLLM did not start: {error}") from error
 
@@ -79,13 +81,13 @@ class VllmCore:
         Raises:
             EngineError: A worker did not take it, or is not tapped.
         """
-        arguments = (write.number, write.index, write.norms, write.weights, write.scaled)
+        arguments = (write.number, write.index, write.norms, write.weights, write.scaled, write.routed)
         try:
             tapped = await self._vllm.collective_rpc("hguard_write", args=arguments)
         except Exception as error:
             raise EngineError(f"vLLM's workers did not take the heads: {error}") from error
-        if any(count != len(self._tap.layers) for count in tapped):
-            raise EngineError(f"vLLM's workers tapped {tapped} layers instead of {len(self._tap.layers)}")
+        if any(count != len(self._tap.blocks) for count in tapped):
+            raise EngineError(f"vLLM's workers tapped {tapped} blocks instead of {len(self._tap.blocks)}")
 
     async def outputs(
         self,
@@ -118,6 +120,7 @@ class VllmCore:
         if salt is not None:
             prompt["cache_salt"] = salt
         number = f"{name}-{next(self._numbers)}"
+        self.running += 1
         try:
             outputs = self._vllm.generate(
                 prompt, params, number, priority=int(is_background), data_parallel_rank=replica
@@ -127,6 +130,8 @@ class VllmCore:
                     yield output
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineError(f"vLLM failed: {error}") from error
+        finally:
+            self.running -= 1
 
     def check_started(self) -> None:
         """Requests can be taken.
@@ -136,3 +141,28 @@ class VllmCore:
         """
         if self._vllm is None:
             raise EngineError("the engine is not started")
+
+
+@contextmanager
+def tappable_runner() -> Iterator[None]:
+    """VLLM's processes that start meanwhile take its model runner V1, which the taps are written for.
+
+    Left to itself vLLM takes V2 on CUDA (0.25.1 to 0.28: for models without experts; later: for all). The variable is
+    inherited by the processes and not kept in ours.
+
+    Raises:
+        EngineError: The operator asks for V2.
+    """
+    wanted = os.environ.get(_RUNNER)
+    if wanted not in (None, "0"):
+        raise EngineError(
+            f"{_RUNNER}={wanted} asks for a model runner of vLLM that the guard cannot tap: unset it, "
+            "or use HGUARD_ENGINE=transformers"
+        )
+    logger.info("vLLM is started with its model runner V1 (%s=0), which the guard's taps are written for", _RUNNER)
+    os.environ[_RUNNER] = "0"
+    try:
+        yield
+    finally:
+        if wanted is None:
+            del os.environ[_RUNNER]

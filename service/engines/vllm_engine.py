@@ -59,7 +59,8 @@ class VllmEngine:
             dtype: See `probes.models.load_model`.
             device: `cpu`, `cuda` or `auto`.
             max_rows: Sequences that run together; more wait.
-            slots: Neurons that can be read in each layer, of both loaded probes together.
+            slots: Neurons that can be read in each layer, of both loaded probes together; where a layer has routed and
+                shared experts, of either.
             arguments: More of vLLM's engine arguments, by their names there.
 
         Raises:
@@ -72,7 +73,7 @@ class VllmEngine:
         self.stop_token_ids = stop_token_ids(self.checkpoint.skeleton, self.tokenizer)
         place = pick_device(device)
         self.device, self.dtype = place.type, str(pick_dtype(dtype, place)).removeprefix("torch.")
-        tap = TapConfig(self.checkpoint.down_projections, slots)
+        tap = TapConfig(self.checkpoint.blocks, slots)
         text: Any = self.checkpoint.config.get_text_config()
         self._vocabulary = int(text.vocab_size)
         known: dict[str, Any] = {
@@ -86,7 +87,7 @@ class VllmEngine:
         }
         # One row more than a response has tokens may be fed: the last token's own.
         self.max_model_len = int(known["max_model_len"]) - 1
-        self._banks = Banks(self.checkpoint.widths, slots, tap.heads, BANKS)
+        self._banks = Banks(self.checkpoint.block_widths, slots, tap.heads, BANKS)
         self._loading = asyncio.Lock()
         self._columns = Columns(tap)
         self._core = VllmCore(tap, self.device, known)
@@ -125,9 +126,10 @@ class VllmEngine:
         """
         self._core.check_started()
         norms = self.checkpoint.column_norms(bank.neurons)
+        routed = await asyncio.to_thread(self.checkpoint.routed_rows, bank.neurons)
         async with self._loading:  # two that load at once would find the same number free
             number = await self._banks.free_number()
-            loaded, write = self._banks.plan(number, bank, norms)
+            loaded, write = self._banks.plan(number, bank, norms, routed)
             await self._core.write(write)
             self._banks.switch(loaded)
 

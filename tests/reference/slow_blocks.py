@@ -26,10 +26,15 @@ def block_inputs(model: nn.Module, **inputs: object) -> list[Tensor]:
 @torch.no_grad()
 def slow_layer_cett(mlp: nn.Module, x: Tensor) -> Tensor:
     """CETT of all neurons of one layer for one token's block input x [D]: routed neurons, then shared or dense ones."""
-    parts = [(_dense_z(mlp, x), mlp.down_proj.weight)] if not hasattr(mlp, "experts") else _mixture_parts(mlp, x)
+    parts = slow_parts(mlp, x)
     h = sum(linear(z, w_down) for z, w_down in parts)
     shares = [z.abs() * torch.stack([column.norm() for column in w_down.T]) for z, w_down in parts]
     return torch.cat(shares) / (h.norm() + 1e-8)
+
+
+def slow_parts(mlp: nn.Module, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The z [M] and W_down [D, M] of each part: of every routed expert, then of the shared ones, or the dense one."""
+    return _mixture_parts(mlp, x) if hasattr(mlp, "experts") else [(_dense_z(mlp, x), mlp.down_proj.weight)]
 
 
 def _dense_z(mlp: nn.Module, x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ _COMMON = {
 _OWN: dict[str, dict[str, object]] = {
     "Llama": {},
     "Mistral": {"sliding_window": WINDOW},
-    "Gemma2": {"sliding_window": WINDOW, "query_pre_attn_scalar": 8},
+    "Gemma2": {"sliding_window": WINDOW, "query_pre_attn_scalar": 8, "tie_word_embeddings": True},
     "Gemma3": {"sliding_window": WINDOW, "query_pre_attn_scalar": 8, "sliding_window_pattern": 2},
     "Qwen2": {},
     "Qwen3": {},

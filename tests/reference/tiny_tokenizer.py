@@ -36,3 +36,15 @@ def tiny_tokenizer(*, has_template: bool = True) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token=EOS, chat_template=TEMPLATE if has_template else None
     )
+
+
+@cache
+def with_newlines(*, has_template: bool = True) -> Any:
+    """A hundred words, some of which are blank, and every newline there can be: alone, in a row, after something."""
+    words = [f" w{number}" for number in range(70)] + [" ", "\r", ".", " Paris"]
+    lines = [f"{text}{end}" for text in ("", " ", ".", "\r") for end in ("\n", "\n\n", "\n\n\n", "\n ", "\n\n ")]
+    core = Tokenizer(models.WordLevel({token: at for at, token in enumerate([EOS, *words, *lines])}, unk_token=EOS))
+    core.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=EOS, chat_template=TEMPLATE if has_template else None
+    )

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tests.reference.slow_engine import SlowEvidence, slow_evidence
 from tests.reference.tiny_models import build_tiny
 
 TOLERANCE = 5e-4
+GPU_TOLERANCE = 1e-2
+"""Of float32 on CUDA, where vLLM's attention kernels multiply in tf32. Not yet measured: to be cut to what is."""
 QUESTIONS = (
     "What is the capital of France?",
     "Who wrote the novel Middlemarch? Respond with the answer only, without any explanation.",
@@ -37,8 +40,9 @@ worst: dict[str, float] = {}
 class Shelf:
     """Keeps the last engine that was asked for; starts and stops engines, one at a time."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, **options: Any) -> None:
+        """Options and arguments are those of every engine that is not asked for with others."""
+        self._folder, self._options = folder, options
         self._tiny: dict[str, Path] = {}
         self._key = ""
         self._engine: VllmEngine | None = None
@@ -56,6 +60,8 @@ class Shelf:
 
     async def get(self, folder: Path, *, bank: HeadBank | None = None, **options: Any) -> VllmEngine:
         """A started engine in float32 with this bank, or a random one. Options are `VllmEngine`'s; arguments vLLM's."""
+        arguments = {**self._options.get("arguments", {}), **options.get("arguments", {})}
+        options = {**self._options, **options, "arguments": arguments}
         key = json.dumps([str(folder), options], sort_keys=True)
         if key != self._key:
             await self.close()
@@ -70,16 +76,29 @@ class Shelf:
         self._engine, self._key = None, ""
 
 
-async def start(folder: Path, *, arguments: dict[str, Any] | None = None, **options: Any) -> VllmEngine:
-    """An eager engine in float32 that a witness watches."""
+async def start(
+    folder: Path,
+    *,
+    arguments: dict[str, Any] | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    **options: Any,
+) -> VllmEngine:
+    """An engine that a witness watches, eager unless the arguments say otherwise."""
     known = {"enforce_eager": True, "worker_extension_cls": "tests.vllm.witness.Witness", **(arguments or {})}
-    engine = VllmEngine(folder, model_name="tiny", dtype="float32", device="cpu", arguments=known, **options)
+    known = deepcopy(known)  # vLLM writes into what it is given
+    engine = VllmEngine(folder, model_name="tiny", dtype=dtype, device=device, arguments=known, **options)
     with pytest.MonkeyPatch.context() as environment:
         # Threads that are bound to cores spin while they wait for each other: ten times slower on a busy machine.
         environment.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         environment.setenv("OMP_NUM_THREADS", "1")
         await engine.start()
     return engine
+
+
+def tolerance(engine: VllmEngine) -> float:
+    """Largest departure from plain passes on the CPU that rounding explains."""
+    return TOLERANCE if engine.device == "cpu" else GPU_TOLERANCE
 
 
 def default_folder() -> Path:
@@ -148,12 +167,14 @@ def check(engine: VllmEngine, bank: HeadBank, wanted: EngineRequest, steps: list
     assert len(steps) == n_rows
     assert all((step.row is not None) == wanted.is_scored for step in steps)
     slow = slow_evidence(reference(engine.checkpoint.folder), bank, list(wanted.prompt_ids), tokens, wanted.alpha)
-    _check_tokens([step.token for step in steps if step.token is not None], slow, wanted.sampling.temperature == 0)
+    most = tolerance(engine)
+    _check_tokens([step.token for step in steps if step.token], slow, most, is_greedy=wanted.sampling.temperature == 0)
     if not wanted.is_scored:
         return 0.0
     if wanted.wants_neurons:
-        _close("CETT", torch.stack([torch.from_numpy(step.row.neurons) for step in steps if step.row]), slow.cett)
-    return _close("score", scores_of(steps), slow.scores)
+        found = torch.stack([torch.from_numpy(step.row.neurons) for step in steps if step.row])
+        _close("CETT", found, slow.cett, most)
+    return _close("score", scores_of(steps), slow.scores, most)
 
 
 def check_scored(
@@ -168,23 +189,24 @@ def check_scored(
     slow = slow_evidence(reference(engine.checkpoint.folder), bank, prompt, response, alpha)
     assert len(scored.rows) == len(response) + 1
     assert [token.token_id for token in scored.tokens] == response
-    _check_tokens(scored.tokens, slow, is_greedy=False)
-    _close("score", torch.tensor([row.scores for row in scored.rows], dtype=torch.float64), slow.scores)
+    most = tolerance(engine)
+    _check_tokens(scored.tokens, slow, most, is_greedy=False)
+    _close("score", torch.tensor([row.scores for row in scored.rows], dtype=torch.float64), slow.scores, most)
     if scored.rows[0].neurons is not None:
-        _close("CETT", torch.stack([torch.from_numpy(row.neurons) for row in scored.rows]), slow.cett)
+        _close("CETT", torch.stack([torch.from_numpy(row.neurons) for row in scored.rows]), slow.cett, most)
 
 
-def _check_tokens(tokens: Any, slow: SlowEvidence, is_greedy: bool) -> None:
+def _check_tokens(tokens: Any, slow: SlowEvidence, most: float, *, is_greedy: bool) -> None:
     if not tokens:
         return
-    _close("log-probability", torch.tensor([token.logprob for token in tokens]), slow.logprobs)
-    _close("entropy", torch.tensor([token.entropy for token in tokens]), slow.entropies)
+    _close("log-probability", torch.tensor([token.logprob for token in tokens]), slow.logprobs, most)
+    _close("entropy", torch.tensor([token.entropy for token in tokens]), slow.entropies, most)
     if is_greedy:  # the likeliest token, but for ties
-        assert (slow.best - slow.logprobs).max() < TOLERANCE
+        assert (slow.best - slow.logprobs).max() < most
 
 
-def _close(kind: str, found: Tensor, expected: Tensor) -> float:
+def _close(kind: str, found: Tensor, expected: Tensor, most: float) -> float:
     departure = float((found - expected[: len(found)]).abs().max())
     worst[kind] = max(worst.get(kind, 0.0), departure)
-    assert departure < TOLERANCE, f"{kind} departs by {departure}"
+    assert departure < most, f"{kind} departs by {departure}"
     return departure

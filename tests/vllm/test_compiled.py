@@ -1,6 +1,7 @@
 """The taps inside vLLM's compiled graph; the other files run without compilation, which starts sooner."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -31,6 +32,10 @@ async def test_hazard_the_compiled_graph_knows_no_taps_or_old_ones(shelf):
     check_scored(engine, bank, questions[3], questions[1], scored, 0.5)
     plain = request(questions[0], 10)  # the row buffers must say 1 again
     check(engine, bank, plain, await collect(engine, plain))
+    half = [replace(one, alpha=0.5, is_scored=True) for one in wanted]
+    for rows in (half, half[:1], [plain], [replace(one, alpha=1.0) for one in half]):  # few rows between many
+        for one, steps in zip(rows, await collect_all(engine, rows), strict=True):
+            check(engine, bank, one, steps)
     other = random_bank(engine.checkpoint.skeleton, n=80, seed=9)
     runs = asyncio.create_task(collect(engine, request(questions[5], 40, alpha=0.0)))
     await asyncio.sleep(0.2)

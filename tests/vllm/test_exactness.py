@@ -15,13 +15,13 @@ from probes.sampling import SamplingParams
 from service.served import head_bank
 from tests.reference.engine_runs import collect, random_bank, request, scores_of, tokens_of
 from tests.vllm.runs import (
-    TOLERANCE,
     check,
     check_scored,
     collect_all,
     default_folder,
     prompts,
     recorded,
+    tolerance,
     watched,
 )
 
@@ -113,7 +113,7 @@ async def test_hazard_generated_and_teacher_forced_rows_differ(engine, bank):
         scored = await engine.score(prompt, tokens_of(steps), alpha=alpha, wants_neurons=alpha == 0.5)
         check_scored(engine, bank, prompt, tokens_of(steps), scored, alpha)
         rows = np.asarray([row.scores for row in scored.rows])
-        assert np.abs(rows[: len(steps)] - scores_of(steps).numpy()).max() < TOLERANCE
+        assert np.abs(rows[: len(steps)] - scores_of(steps).numpy()).max() < tolerance(engine)
     check_scored(engine, bank, [5, 6], [], await engine.score([5, 6], []))
     check_scored(engine, bank, [5], [9, 9], await engine.score([5], [9, 9], alpha=3.0), 3.0)
 

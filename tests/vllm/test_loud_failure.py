@@ -32,7 +32,7 @@ async def test_the_runner_and_the_modes_of_this_vllm_are_supported(engine):
 async def test_hazard_a_tap_that_does_not_run_leaves_the_numbers_of_an_earlier_step(engine):
     bank = engine._banks.current.bank
     wanted = [request(prompt, 12, wants_neurons=at == 2) for at, prompt in enumerate(PROMPTS)]
-    layer = engine.checkpoint.down_projections[1]
+    layer = engine.checkpoint.blocks[1].module
     before = await collect_all(engine, wanted)
     await engine._core._vllm.collective_rpc("witness_untap", args=(layer,))
     without = await collect_all(engine, wanted)

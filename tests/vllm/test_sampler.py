@@ -6,7 +6,12 @@ pytest.importorskip("vllm", reason="vLLM is not installed: make vllm")
 
 from offline.questions import load_questions
 from offline.run import Run, RunConfig
-from offline.sample import GREEDY, PAPER_SAMPLING, Job
+from offline.sample import GREEDY, PAPER_SAMPLING, Job, Sampler
+from offline.sample_vllm import VllmSampler
+from probes.models import load_model
+from tests.reference.tiny_tokenizer import with_newlines
+from tests.unit.offline.tiny_run import make_questions
+from tests.vllm.runs import Shelf
 
 pytestmark = pytest.mark.slow
 
@@ -35,3 +40,22 @@ def test_vllm_draws_the_same_greedy_answers_and_repeats_its_samples(tmp_path):
     assert run.sampling_settings != plain.sampling_settings
     run.model("float32")  # takes the memory back from vLLM
     assert run._vllm is None
+
+
+def test_a_base_models_answer_ends_before_the_first_newline_in_both_samplers(tmp_path):
+    tokenizer = with_newlines(has_template=False)
+    folder = Shelf(tmp_path).tiny("Llama", vocab_size=len(tokenizer), eos_token_id=0, seed=3)
+    questions = make_questions(24)
+    common = {"encode": lambda question: [3 + int(question.question_id[2:]), 4], "seed": 0, "max_tokens": 12}
+    jobs = [Job(question, (0,)) for question in questions]
+    expected = draw(Sampler(load_model(folder, dtype="float32"), tokenizer, **common), jobs, GREEDY)
+    sampler = VllmSampler(folder, tokenizer, dtype="float32", device="cpu", **common)
+    try:
+        assert draw(sampler, jobs, GREEDY) == expected
+        rows = draw(sampler, [Job(question, tuple(range(1, 9))) for question in questions], PAPER_SAMPLING)
+    finally:
+        sampler.close()
+    assert len(rows) == 192
+    assert {row.finish_reason for row in rows.values()} == {"stop", "length"}
+    assert any(row.text.startswith("\n") and row.text.strip() for row in rows.values()), "went on after a first newline"
+    assert all(not row.text.lstrip().partition("\n")[2].strip() for row in rows.values())

@@ -6,6 +6,8 @@ Runs in the worker's process; its methods are called over RPC.
 from collections import Counter
 from typing import Any
 
+from vllm.v1.outputs import ModelRunnerOutput
+
 
 class Witness:
     """Counts what the tests must prove to have happened."""
@@ -38,7 +40,8 @@ class Witness:
 
         def sample_tokens(*args: Any, **options: Any) -> Any:
             made = sample(*args, **options)
-            self.witness_counts["accepted"] += sum(max(len(ids) - 1, 0) for ids in made.sampled_token_ids)
+            if isinstance(made, ModelRunnerOutput):  # under asynchronous scheduling, without drafts, it is a promise
+                self.witness_counts["accepted"] += sum(max(len(ids) - 1, 0) for ids in made.sampled_token_ids)
             return made
 
         runner.execute_model, runner.sample_tokens = execute_model, sample_tokens

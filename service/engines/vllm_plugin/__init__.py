@@ -4,6 +4,7 @@ tap_config.py  what the front end and the workers agree on before the model is c
 compat.py      the vLLM internals that are used, checked at start; the modes that are refused
 buffers.py     persistent tensors that the compiled graph reads and writes
 wires.py       the tapped down projection: pure torch operations on those buffers
+expert_wires.py  the same for routed experts, whose z is computed again
 step_tap.py    one engine step: whose rows are scaled by what, and the evidence columns of the rows that are read
 runner.py      where that is called in vLLM's model runner
 worker.py      worker classes for CPU and CUDA, chosen by `worker_cls`, and what they answer over RPC

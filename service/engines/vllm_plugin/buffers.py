@@ -10,10 +10,9 @@ from probes.cett import cett_of_norm
 from service.engines.vllm_plugin.tap_config import BANKS, TapConfig
 
 
-class LayerBuffers(nn.Module):
-    """One layer's slots on this rank, and views of what all layers share."""
+class BlockBuffers(nn.Module):
+    """One block's slots on this rank, and views of what all blocks share."""
 
-    index: Tensor
     scaled: Tensor
     z: Tensor
     h_norm: Tensor
@@ -30,16 +29,62 @@ class LayerBuffers(nn.Module):
             bank: Bank of every fed row [rows].
         """
         super().__init__()
-        slots, device = z.shape[1], z.device
-        for name, value in {
-            "index": torch.zeros(slots, dtype=torch.int64, device=device),
-            "scaled": torch.zeros(BANKS, slots, device=device),
-            "z": z,
-            "h_norm": h_norm,
-            "alpha": alpha,
-            "bank": bank,
-        }.items():
+        self._keep(scaled=torch.zeros(BANKS, z.shape[1], device=z.device), z=z, h_norm=h_norm, alpha=alpha, bank=bank)
+
+    def _keep(self, **buffers: Tensor) -> None:
+        for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
+
+
+class LayerBuffers(BlockBuffers):
+    """Of a down projection."""
+
+    index: Tensor
+
+    def __init__(self, z: Tensor, h_norm: Tensor, alpha: Tensor, bank: Tensor) -> None:
+        """All slots empty, see `BlockBuffers`."""
+        super().__init__(z, h_norm, alpha, bank)
+        self._keep(index=torch.zeros(z.shape[1], dtype=torch.int64, device=z.device))
+
+
+class ExpertBuffers(BlockBuffers):
+    """Of routed experts: the weights of the neurons in the slots, from which z is computed again."""
+
+    expert: Tensor
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+
+    def __init__(self, z: Tensor, h_norm: Tensor, alpha: Tensor, bank: Tensor, *, size: int, is_writer: bool) -> None:
+        """All slots empty, see `BlockBuffers`.
+
+        Args:
+            z: As there.
+            h_norm: As there.
+            alpha: As there.
+            bank: As there.
+            size: Of the hidden state, D.
+            is_writer: This rank changes h under an alpha; on the others the columns of W_down stay 0, since h is summed
+                over the ranks afterwards.
+        """
+        super().__init__(z, h_norm, alpha, bank)
+        self._is_writer = is_writer
+        self._keep(expert=torch.full((z.shape[1],), -1, dtype=torch.int64, device=z.device))
+        self._keep(**{name: z.new_zeros(z.shape[1], size) for name in ("gate", "up", "down")})
+
+    def write(self, slots: Tensor, experts: Tensor, weights: Tensor) -> None:
+        """Fill some slots.
+
+        Args:
+            slots: Which [R].
+            experts: Expert of each neuron [R].
+            weights: Its gate row, up row and column of W_down [R, 3, D].
+        """
+        at = slots.to(self.z.device)
+        self.expert[at] = experts.to(self.expert)
+        self.gate[at], self.up[at] = weights[:, 0].to(self.gate), weights[:, 1].to(self.up)
+        if self._is_writer:
+            self.down[at] = weights[:, 2].to(self.down)
 
 
 class TapBuffers:
@@ -52,6 +97,7 @@ class TapBuffers:
         rows: int,
         *,
         rank: int = 0,
+        size: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -59,30 +105,37 @@ class TapBuffers:
 
         Args:
             config: Capacity.
-            widths: Neurons of each layer on this rank.
+            widths: Neurons of each block on this rank; of routed experts all, which the first rank holds.
             rows: Rows that one forward pass feeds at most, padding included.
-            rank: Of tensor parallelism: it holds columns [rank * width, (rank + 1) * width) of a layer.
+            rank: Of tensor parallelism: it holds neurons [rank * width, (rank + 1) * width) of a block.
+            size: Of the hidden state, D; needed for routed experts.
             device: Of the model.
             dtype: Of its activations.
         """
         self.config, self.widths, self.rank = config, tuple(widths), rank
-        n_layers = len(config.layers)
-        self.z = torch.zeros(n_layers, rows, config.slots, device=device, dtype=dtype)
-        self.h_norm = torch.ones(n_layers, rows, 1, device=device)
-        self.norms = torch.zeros(n_layers, 1, config.slots, device=device)
+        n_blocks = len(config.blocks)
+        self.z = torch.zeros(n_blocks, rows, config.slots, device=device, dtype=dtype)
+        self.h_norm = torch.ones(n_blocks, rows, 1, device=device)
+        self.norms = torch.zeros(n_blocks, 1, config.slots, device=device)
         self.alpha = torch.ones(rows, 1, device=device)
         self.bank = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.weights = torch.zeros(BANKS, config.heads, n_layers * config.slots, device=device)
-        self.layers = [
-            LayerBuffers(z, norm, self.alpha, self.bank) for z, norm in zip(self.z, self.h_norm, strict=True)
+        self.weights = torch.zeros(BANKS, config.heads, n_blocks * config.slots, device=device)
+        self.blocks: list[LayerBuffers | ExpertBuffers] = [
+            ExpertBuffers(z, norm, self.alpha, self.bank, size=size, is_writer=rank == 0)
+            if block.expert_width
+            else LayerBuffers(z, norm, self.alpha, self.bank)
+            for block, z, norm in zip(config.blocks, self.z, self.h_norm, strict=True)
         ]
+        self._apart = [z for block, z in zip(config.blocks, self.z, strict=True) if not block.gives_h]
 
     def forget(self, rows: Tensor | slice) -> None:
         """Before a pass: what a layer then does not write must not look like a score."""
         self.h_norm[:, rows] = torch.nan
+        for z in self._apart:  # z and h are not written together
+            z[rows] = torch.nan
 
     def cett(self, rows: Tensor) -> Tensor:
-        """CETT of every slot in some rows of the pass that just ran, 0 for neurons of other ranks [R, L * S]."""
+        """CETT of every slot in some rows of the pass that just ran, 0 for neurons of other ranks [R, B * S]."""
         z, h_norm = self.z.index_select(1, rows), self.h_norm.index_select(1, rows)
         return cett_of_norm(z, h_norm, self.norms).transpose(0, 1).flatten(1)
 
@@ -98,22 +151,38 @@ class TapBuffers:
 
         Args:
             bank: Which.
-            index: Neuron of every slot, -1 where it is empty [L, S]; slots in use keep theirs.
-            norms: norm(W_down[:, j]) of those neurons [L, S].
-            weights: Of the bank's heads [N, L * S].
-            scaled: 1 for the slots that alpha scales in this bank [L, S].
+            index: Neuron of every slot, -1 where it is empty [B, S]; slots in use keep theirs.
+            norms: norm(W_down[:, j]) of those neurons [B, S].
+            weights: Of the bank's heads [N, B * S].
+            scaled: 1 for the slots that alpha scales in this bank [B, S].
 
         Raises:
             ValueError: A neuron is outside of its layer.
         """
         neurons, scales = np.asarray(index, dtype=np.int64), np.asarray(scaled, dtype=np.float32)
         columns, sizes = _local_columns(neurons, np.asarray(norms, dtype=np.float32), self.widths, self.rank)
-        for layer, buffers in enumerate(self.layers):
-            buffers.index.copy_(torch.from_numpy(columns[layer]))
-            buffers.scaled[bank].copy_(torch.from_numpy(scales[layer]))
+        for at, buffers in enumerate(self.blocks):
+            if isinstance(buffers, LayerBuffers):
+                buffers.index.copy_(torch.from_numpy(columns[at]))
+            buffers.scaled[bank].copy_(torch.from_numpy(scales[at]))
         self.norms[:, 0].copy_(torch.from_numpy(sizes))
         self.weights[bank].zero_()
         self.weights[bank, : len(weights)].copy_(torch.tensor(weights, dtype=torch.float32))
+
+    def write_routed(self, slots: Sequence[int], experts: Sequence[int], weights: bytes) -> None:
+        """Fill the slots of routed neurons, before `write` puts them to use.
+
+        Args:
+            slots: Which, counted over all blocks [R].
+            experts: Expert of each neuron [R].
+            weights: Its gate row, up row and column of W_down, float32 [R, 3, D].
+        """
+        block, slot = np.divmod(np.asarray(slots, dtype=np.int64), self.config.slots)
+        rows = torch.frombuffer(bytearray(weights), dtype=torch.float32).view(len(slots), 3, -1) if slots else None
+        for at, buffers in enumerate(self.blocks):
+            if rows is not None and isinstance(buffers, ExpertBuffers):
+                mine = torch.from_numpy(np.flatnonzero(block == at))
+                buffers.write(torch.from_numpy(slot)[mine], torch.tensor(experts)[mine], rows[mine])
 
 
 def _local_columns(

@@ -76,7 +76,7 @@ def check_mode(vllm_config: Any) -> None:
         "pipeline_parallel_size > 1 (layers and sampler would be in different processes)": (
             parallel.pipeline_parallel_size > 1
         ),
-        "enable_dbo (two half batches share the row buffers)": bool(getattr(parallel, "enable_dbo", False)),
+        "enable_dbo or ubatch_size > 1 (part batches share the row buffers)": parallel.use_ubatching,
         "prefill or decode context parallelism (rows are spread over ranks)": (
             getattr(parallel, "decode_context_parallel_size", 1) > 1
             or getattr(parallel, "prefill_context_parallel_size", 1) > 1
@@ -94,8 +94,8 @@ def check_mode(vllm_config: Any) -> None:
             raise IncompatibleVllmError(f"the guard does not support {mode}: turn it off in HGUARD_VLLM_ARGS")
 
 
-def check_layer(name: str, module: Any) -> None:
-    """The module is a row-parallel linear layer that gives h whole.
+def check_layer(name: str, module: Any, *, gives_h: bool = True) -> None:
+    """The module is a row-parallel linear layer that gives h whole, or a part of h.
 
     Raises:
         IncompatibleVllmError: It is something else.
@@ -107,5 +107,53 @@ def check_layer(name: str, module: Any) -> None:
     ]
     if missing:
         raise IncompatibleVllmError(f"{name} is a {type(module).__name__} without {', '.join(missing)}: not supported")
-    if not module.input_is_parallel or (module.tp_size > 1 and not module.reduce_results):
+    if not module.input_is_parallel or (gives_h and module.tp_size > 1 and not module.reduce_results):
         raise IncompatibleVllmError(f"{name} does not return the whole h on every rank: not supported")
+
+
+def check_experts(name: str, module: Any, version: str) -> None:
+    """The module gives routing and input of its experts to `forward_modular`, and its layer returns the whole h.
+
+    Args:
+        name: Of the module.
+        module: What runs the routed experts of a layer.
+        version: Of vLLM, for the message.
+
+    Raises:
+        IncompatibleVllmError: It is something else, or works in another way.
+    """
+    experts = getattr(module, "routed_experts", None)
+    method: Callable[..., Any] | None = getattr(type(experts), "forward_modular", None)
+    found = list(inspect.signature(method).parameters)[:4] if method else None
+    if found != ["self", "x", "topk_weights", "topk_ids"]:
+        raise IncompatibleVllmError(
+            f"vLLM {version}: {name} is a {type(module).__name__} whose routed_experts.forward_modular takes {found}; "
+            f"this hguard supports vLLM {SUPPORTED_VLLM}: install one of those, or use HGUARD_ENGINE=transformers"
+        )
+    assert experts is not None
+    layout = module.moe_config
+    refusals = {
+        "a kernel that routes by itself: add moe_backend (triton on CUDA) to HGUARD_VLLM_ARGS": (
+            experts.quant_method.is_monolithic
+        ),
+        f"the activation {experts.activation.value}, only silu": experts.activation.value != "silu",
+        "biases of experts": layout.has_bias,
+        "routing weights on the input of the experts": experts.apply_router_weight_on_input,
+        "projections around the experts": (
+            module.routed_input_transform is not None or module.routed_output_transform is not None
+        ),
+        "enable_eplb: turn it off in HGUARD_VLLM_ARGS": layout.moe_parallel_config.enable_eplb,
+        "enable_expert_parallel (not tried: vLLM has it on no CPU): turn it off in HGUARD_VLLM_ARGS": (
+            layout.moe_parallel_config.use_ep
+        ),
+        "data_parallel_size > 1 (experts see rows of all replicas): start one service a replica": layout.dp_size > 1,
+        "an output that is not summed over ranks in the layer": (
+            layout.skip_final_all_reduce or layout.is_sequence_parallel
+        ),
+        "float16 with a scaled output (vLLM then divides h): use HGUARD_DTYPE=bfloat16": (
+            str(layout.in_dtype) == "torch.float16" and module.routed_scaling_factor != 1
+        ),
+    }
+    for way, is_so in refusals.items():
+        if is_so:
+            raise IncompatibleVllmError(f"{name} of this model: the guard does not support {way}")

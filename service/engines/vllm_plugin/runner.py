@@ -69,7 +69,8 @@ class TapRunner:
             if first < end:
                 place = int(runner.query_start_loc.np[runner.input_batch.req_id_to_index[request_id]]) - start
                 rows = torch.arange(place + first, place + end, device=hidden_states.device)
-                targets = torch.tensor(ids[first + 1 : end + 1]).to(hidden_states.device)
+                targets = torch.tensor(ids[first + 1 : end + 1], pin_memory=hidden_states.is_cuda)
+                targets = targets.to(hidden_states.device, non_blocking=True)
                 logprobs = runner.model.compute_logits(hidden_states[rows]).log_softmax(-1, dtype=torch.float32)
                 scores = self.hguard.columns_of_rows(rows, tap.bank if tap else 0)
                 made = _as_logprobs(evidence(logprobs, targets, scores), targets)

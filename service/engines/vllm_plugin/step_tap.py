@@ -4,6 +4,8 @@ Knows rows, banks and columns; no scheduler, no request ids. All on the device; 
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +55,9 @@ class StepTap:
         self._read_rows = read_rows
         banks = [tap.bank for tap in taps]
         is_one = len(set(banks)) == 1
-        self._read_banks = banks[0] if is_one else torch.tensor(banks).to(read_rows.device, non_blocking=True)
+        self._read_banks = (
+            banks[0] if is_one else self._from_host(banks, np.int64).to(read_rows.device, non_blocking=True)
+        )
 
     def read(self, rows: Tensor | None = None, requests: Tensor | None = None) -> Tensor:
         """Score columns of the rows from which tokens were chosen.
@@ -89,14 +93,24 @@ class StepTap:
 
     def _scale_rows(self, taps: Sequence[RequestTap], counts: Sequence[int]) -> None:
         self._switch.scales = any(tap.alpha != 1 for tap in taps)
-        if not (self._switch.scales or self._is_scaled):
-            return
-        rows = int(sum(counts))
-        alpha = np.repeat(np.asarray([tap.alpha for tap in taps], dtype=np.float32), counts)
-        bank = np.repeat(np.asarray([tap.bank for tap in taps], dtype=np.int64), counts)
-        self.buffers.alpha[:rows, 0].copy_(torch.from_numpy(alpha), non_blocking=True)
-        self.buffers.bank[:rows].copy_(torch.from_numpy(bank), non_blocking=True)
+        if self._switch.scales:
+            rows = int(sum(counts))
+            alpha = self._from_host(np.repeat([tap.alpha for tap in taps], counts), np.float32)
+            bank = self._from_host(np.repeat([tap.bank for tap in taps], counts), np.int64)
+            self.buffers.alpha[:rows, 0].copy_(alpha, non_blocking=True)
+            self.buffers.bank[:rows].copy_(bank, non_blocking=True)
+        elif self._is_scaled:
+            self.buffers.alpha.fill_(1)  # all of it: a later step may have more rows than this one
         self._is_scaled = self._switch.scales
+
+    def _from_host(self, values: Any, dtype: type[np.generic]) -> Tensor:
+        """Numbers from which an asynchronous copy can be made.
+
+        From pageable memory CUDA would copy only when everything that is queued has run, and vLLM's next step would
+        wait; torch keeps pinned memory until the copies that were queued from it are done.
+        """
+        host = torch.from_numpy(np.asarray(values, dtype=dtype))
+        return host.pin_memory() if self.buffers.alpha.is_cuda else host
 
 
 def evidence(logprobs: Tensor, token_ids: Tensor, scores: Tensor) -> Tensor:
@@ -114,13 +128,36 @@ def evidence(logprobs: Tensor, token_ids: Tensor, scores: Tensor) -> Tensor:
     return torch.cat([chosen, _entropy(logprobs)[:, None], scores], dim=1)
 
 
+def compile_entropy(vocabulary: int, device: torch.device) -> None:
+    """What a GPU takes the entropy with, before the first steps would wait for it.
+
+    Args:
+        vocabulary: Of the model.
+        device: The GPU.
+    """
+    with torch.inference_mode():
+        for rows in (1, 2):  # torch compiles one row apart from several
+            _entropy(torch.zeros(rows, vocabulary, device=device))
+
+
 def _entropy(logprobs: Tensor) -> Tensor:
-    """Of each row [R]; on a CPU a few rows at a time, which stay in its cache."""
-    rows = len(logprobs) if logprobs.is_cuda else max(1, _CACHED // logprobs.shape[1])
-    # A token that the model rules out has p = 0 and log p = -inf, whose product would be nan.
-    lowest = torch.finfo(logprobs.dtype).min
-    parts = [torch.linalg.vecdot(part.exp(), part.clamp(min=lowest)) for part in torch.split(logprobs, rows)]
+    """Of each row [R]."""
+    if logprobs.is_cuda:
+        return _in_one_pass()(logprobs)
+    rows = max(1, _CACHED // logprobs.shape[1])  # a few at a time, which stay in the CPU's cache
+    parts = [torch.linalg.vecdot(part.exp(), _finite(part)) for part in torch.split(logprobs, rows)]
     return -torch.cat(parts)
+
+
+@cache
+def _in_one_pass() -> Callable[[Tensor], Tensor]:
+    """The same, compiled: step by step a GPU would write and read all rows of a large vocabulary several times."""
+    return torch.compile(lambda logprobs: -(logprobs.exp() * _finite(logprobs)).sum(-1), dynamic=True)
+
+
+def _finite(logprobs: Tensor) -> Tensor:
+    """A token that the model rules out has p = 0 and log p = -inf, whose product would be nan."""
+    return logprobs.clamp(min=torch.finfo(logprobs.dtype).min)
 
 
 _CACHED = 1 << 17

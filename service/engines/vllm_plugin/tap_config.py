@@ -7,8 +7,10 @@ without taps, or with others, is never taken for this one.
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from probes.checkpoint import StoredBlock
+
 KEY = "hguard"
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised whenever the compiled operations or the evidence columns change."""
 BANKS = 2
 """Probes that can be loaded at once: the one being served, and the one that running requests began with."""
@@ -20,10 +22,10 @@ FIRST_SCORE = 2
 class TapConfig:
     """Capacity of the taps."""
 
-    layers: tuple[str, ...]
-    """Names of the down projections in the model, in layer order."""
+    blocks: tuple[StoredBlock, ...]
+    """The modules that hold the neurons, in the order of the flat index: one a layer, or routed and shared experts."""
     slots: int
-    """Neurons that can be read in each layer, of all loaded probes together."""
+    """Neurons that can be read in each block, of all loaded probes together."""
     heads: int = 4
     """Read-outs of a probe at most."""
     protocol: int = PROTOCOL
@@ -36,11 +38,11 @@ class TapConfig:
     @property
     def wide_columns(self) -> int:
         """With the CETT of every slot."""
-        return self.columns + len(self.layers) * self.slots
+        return self.columns + len(self.blocks) * self.slots
 
     def additional_config(self) -> dict[str, Any]:
         """For vLLM's `additional_config`."""
-        return {KEY: {**asdict(self), "layers": list(self.layers)}}
+        return {KEY: {**asdict(self), "blocks": [asdict(block) for block in self.blocks]}}
 
     @classmethod
     def of(cls, additional_config: Any) -> "TapConfig":
@@ -57,7 +59,8 @@ class TapConfig:
                 f"the front end speaks protocol {found.get('protocol')} and this worker {PROTOCOL}: install the same "
                 "hguard on every host"
             )
-        return cls(tuple(found["layers"]), int(found["slots"]), int(found["heads"]))
+        blocks = tuple(StoredBlock(**block) for block in found["blocks"])
+        return cls(blocks, int(found["slots"]), int(found["heads"]))
 
 
 @dataclass(frozen=True, slots=True)

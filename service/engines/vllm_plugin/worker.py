@@ -1,24 +1,25 @@
 """Worker classes that vLLM starts in place of its own (`worker_cls`), and what they answer over RPC."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import vllm
 from vllm.distributed import get_tensor_model_parallel_rank, tensor_model_parallel_all_reduce
 
-from service.engines.vllm_plugin.buffers import TapBuffers
+from service.engines.vllm_plugin.buffers import ExpertBuffers, TapBuffers
 from service.engines.vllm_plugin.compat import (
     IncompatibleVllmError,
+    check_experts,
     check_instance,
     check_layer,
     check_mode,
     check_runner,
 )
+from service.engines.vllm_plugin.expert_wires import tap_experts
 from service.engines.vllm_plugin.runner import TapRunner
 from service.engines.vllm_plugin.step_tap import StepTap
 from service.engines.vllm_plugin.tap_config import TapConfig
-from service.engines.vllm_plugin.wires import EagerSwitch, tap_module
+from service.engines.vllm_plugin.wires import EagerSwitch, tap_module, tap_output
 
 
 class TapWorker:
@@ -41,31 +42,46 @@ class TapWorker:
         runner.__class__ = type(f"Tapped{type(runner).__name__}", (TapRunner, type(runner)), {})
         runner.attach(StepTap(self.hguard_buffers[0], self.hguard_buffers[1], tensor_model_parallel_all_reduce))
 
-    def hguard_write(self, bank: int, index: Any, norms: Any, weights: Any, scaled: Any) -> int:
-        """RPC: fill a bank, see `TapBuffers.write`; returns the number of tapped layers."""
+    def hguard_write(self, bank: int, index: Any, norms: Any, weights: Any, scaled: Any, routed: Any) -> int:
+        """RPC: fill a bank, see `TapBuffers.write` and `write_routed`; returns the number of tapped blocks."""
         buffers = self.hguard_buffers[0]
+        buffers.write_routed(*routed)
         buffers.write(bank, index, norms, weights, scaled)
-        return len(buffers.layers)
+        return len(buffers.blocks)
 
 
 def _tap_model(
     model: torch.nn.Module, config: TapConfig, vllm_config: Any, device: torch.device
 ) -> tuple[TapBuffers, EagerSwitch]:
-    modules = [_find(model, name) for name in config.layers]
-    for name, module in zip(config.layers, modules, strict=True):
-        check_layer(name, module)
-    widths: Sequence[int] = [int(module.input_size_per_partition) for module in modules]
+    modules = [_find(model, block.module) for block in config.blocks]
+    for block, module in zip(config.blocks, modules, strict=True):
+        if block.expert_width:
+            check_experts(block.module, module, vllm.__version__)
+        else:
+            check_layer(block.module, module, gives_h=block.gives_h)
     buffers = TapBuffers(
         config,
-        widths,
+        [
+            block.width if block.expert_width else int(module.input_size_per_partition)
+            for block, module in zip(config.blocks, modules, strict=True)
+        ],
         _most_rows(vllm_config),
         rank=get_tensor_model_parallel_rank(),
+        size=vllm_config.model_config.get_hidden_size(),
         device=device,
         dtype=vllm_config.model_config.dtype,
     )
     switch = EagerSwitch()
-    for module, layer in zip(modules, buffers.layers, strict=True):
-        tap_module(module, layer, switch)
+    parts: dict[str, list[int]] = {}
+    for at, (block, module, mine) in enumerate(zip(config.blocks, modules, buffers.blocks, strict=True)):
+        if not block.gives_h:
+            parts.setdefault(block.output, []).append(at)
+        if isinstance(mine, ExpertBuffers):
+            tap_experts(module.routed_experts, mine, switch, scale=module.routed_scaling_factor)
+        else:
+            tap_module(module, mine, switch, gives_h=block.gives_h)
+    for name, places in parts.items():
+        tap_output(_find(model, name), buffers.h_norm[places[0] : places[-1] + 1], switch)
     return buffers, switch
 
 

@@ -69,7 +69,7 @@ def test_every_training_row_is_scored_once_by_a_fit_that_did_not_see_it(table, t
     candidates = cross_validate(table, [RAW], open_stage(tmp_path))
     assert [c.c for c in candidates] == list(RAW.c_values)
     train = np.flatnonzero(table.in_split("train"))
-    folds = np.array([module._fold_of(table.rows[row].answers_key) for row in train])
+    folds = np.array([module.fold_of(table.rows[row].answers_key) for row in train])
     k = 1
     inside = np.zeros(len(table.rows), dtype=bool)
     inside[train[folds != k]] = True
@@ -84,8 +84,8 @@ def test_every_training_row_is_scored_once_by_a_fit_that_did_not_see_it(table, t
 
 
 def test_an_answer_string_is_never_in_two_folds():
-    assert {module._fold_of("paris") for _ in range(3)} == {module._fold_of("paris")}
-    assert {module._fold_of(f"key {i}") for i in range(100)} == set(range(FOLDS))
+    assert {module.fold_of("paris") for _ in range(3)} == {module.fold_of("paris")}
+    assert {module.fold_of(f"key {i}") for i in range(100)} == set(range(FOLDS))
 
 
 def test_rows_outside_the_training_split_change_nothing(table, tmp_path):

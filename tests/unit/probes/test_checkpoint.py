@@ -3,16 +3,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from probes.architectures import UnsupportedArchitectureError, layer_widths
+from probes.architectures import layer_widths
 from probes.cett import column_norms
 from probes.checkpoint import Checkpoint
 from probes.models import ModelReferenceError
 from probes.neurons import NeuronSet
+from tests.reference.slow_engine import downs_of
 from tests.reference.tiny_models import ARCHITECTURES, MIXTURES, build_tiny
-
-DENSE = [name for name in ARCHITECTURES if name not in MIXTURES]
 
 
 def saved(model, folder, **options):
@@ -24,24 +24,66 @@ def some_neurons(widths) -> NeuronSet:
     return NeuronSet.from_flat(widths, np.random.default_rng(0).choice(sum(widths), size=20, replace=False))
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_names_widths_and_norms_are_those_of_the_loaded_model(name, tmp_path):
     model = build_tiny(name)
     checkpoint = Checkpoint(saved(model, tmp_path))
     assert checkpoint.widths == layer_widths(model)
-    assert len(checkpoint.down_projections) == len(checkpoint.widths)
+    assert sum(checkpoint.block_widths) == sum(checkpoint.widths)
     neurons = some_neurons(checkpoint.widths)
-    weights = [model.get_submodule(path).weight for path in checkpoint.down_projections]
-    expected = [column_norms(weights[layer])[j].item() for layer, j in zip(neurons.layer, neurons.index, strict=True)]
+    whole = [torch.cat([column_norms(w) for w in downs_of(layer.mlp)]) for layer in model.model.layers]
+    expected = [whole[layer][j].item() for layer, j in zip(neurons.layer, neurons.index, strict=True)]
     assert checkpoint.column_norms(neurons).tolist() == expected
     assert all(parameter.is_meta for parameter in checkpoint.skeleton.parameters())
 
 
-@pytest.mark.parametrize("name", MIXTURES)
-def test_a_mixture_of_experts_is_refused_by_the_name_of_the_engine_that_serves_it(name, tmp_path):
+BLOCKS = {
+    "Llama": ["layers.0.mlp.down_proj", "layers.1.mlp.down_proj", "layers.2.mlp.down_proj"],
+    "Mixtral": ["layers.0.block_sparse_moe", "layers.1.block_sparse_moe", "layers.2.block_sparse_moe"],
+    "Qwen3Moe": ["layers.0.mlp", "layers.1.mlp.down_proj", "layers.2.mlp"],
+    "DeepseekV3": ["layers.0.mlp.down_proj", "layers.1.mlp", "layers.1.mlp", "layers.2.mlp", "layers.2.mlp"],
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_have_the_names_of_the_checkpoint(name, tmp_path):
     checkpoint = Checkpoint(saved(build_tiny(name), tmp_path))
-    with pytest.raises(UnsupportedArchitectureError, match="HGUARD_ENGINE=transformers"):
-        _ = checkpoint.down_projections
+    blocks = checkpoint.blocks
+    assert [block.output for block in blocks] == [f"model.{name}" for name in BLOCKS[name]]
+    assert all(block.gives_h == block.module.endswith(".mlp.down_proj") for block in blocks)
+    with safe_open(tmp_path / "model.safetensors", "pt") as tensors:
+        stored = tensors.keys()
+    for block in blocks:
+        assert block.module.startswith(block.output)
+        assert bool(block.expert_width) == block.module.endswith(".experts")
+        assert any(name.startswith(block.module + ".") for name in stored)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_rows_of_routed_neurons_are_those_of_the_loaded_model(name, tmp_path):
+    model = build_tiny(name)
+    checkpoint = Checkpoint(saved(model, tmp_path))
+    neurons = NeuronSet.from_flat(checkpoint.widths, np.arange(sum(checkpoint.widths))[::7])
+    rows = checkpoint.routed_rows(neurons)
+    expected = []
+    for place, (layer, j) in enumerate(zip(neurons.layer, neurons.index, strict=True)):
+        experts = getattr(model.model.layers[layer].mlp, "experts", None)
+        if experts is None or j >= experts.down_proj.shape[0] * experts.down_proj.shape[2]:
+            continue
+        size = experts.down_proj.shape[2]
+        gate, up = experts.gate_up_proj[j // size].chunk(2)
+        down = experts.down_proj[j // size]
+        expected.append((place, j // size, torch.stack([gate[j % size], up[j % size], down[:, j % size]])))
+    assert 0 < len(expected) <= len(neurons)
+    assert rows.places.tolist() == [place for place, *_ in expected]
+    assert rows.experts.tolist() == [expert for _, expert, _ in expected]
+    assert torch.equal(torch.from_numpy(rows.weights), torch.stack([weights for *_, weights in expected]))
+
+
+def test_a_dense_model_has_no_routed_rows(tmp_path):
+    checkpoint = Checkpoint(saved(build_tiny("Llama"), tmp_path))
+    rows = checkpoint.routed_rows(some_neurons(checkpoint.widths))
+    assert (len(rows.places), len(rows.experts), len(rows.weights)) == (0, 0, 0)
 
 
 def test_hazard_a_checkpoint_in_shards_or_in_bfloat16(tmp_path):

@@ -47,7 +47,8 @@ def test_the_default_is_an_assistant():
 def test_gemma3_270m_is_a_base_model_that_needs_its_first_token():
     text, prompt, model, tokenizer = ask("gemma3-270m", "What is the capital of France?")
     assert text.startswith(" Paris")
-    assert prompt == "<bos>Question: What is the capital of France?\nAnswer:"
+    assert prompt.startswith("<bos>Question: Which country")
+    assert prompt.endswith("\n\nQuestion: What is the capital of France?\nAnswer:")
     assert (model.config.num_hidden_layers, model.config.intermediate_size) == (18, 2048)
     assert not tokenizer.chat_template
     assert encode_prompt(tokenizer, "<bos>Paris is", raw=True) == encode_prompt(tokenizer, "Paris is", raw=True)

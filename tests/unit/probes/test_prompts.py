@@ -2,7 +2,7 @@
 
 import pytest
 
-from probes.prompts import NoChatTemplateError, encode_messages, encode_prompt
+from probes.prompts import BASE_EXAMPLES, NoChatTemplateError, encode_messages, encode_prompt
 from tests.reference.tiny_tokenizer import ASSISTANT, USER, tiny_tokenizer
 
 
@@ -45,7 +45,9 @@ def test_a_raw_prompt_is_the_text_itself():
 
 def test_a_base_model_is_asked_in_a_form_that_it_continues_with_an_answer():
     tokenizer = tiny_tokenizer(has_template=False)
-    assert text_of(encode_prompt(tokenizer, "Who {was} it?")) == "Question: Who {was} it?\nAnswer:"
+    asked = text_of(encode_prompt(tokenizer, "Who {was} it?"))
+    assert asked.endswith(" The Nile\n\nQuestion: Who {was} it?\nAnswer:")
+    assert asked.count("Question: ") == asked.count("Answer:") == len(BASE_EXAMPLES) + 1
     assert text_of(encode_prompt(tokenizer, "It was", raw=True)) == "It was"
 
 

@@ -3,11 +3,13 @@ import asyncio
 import numpy as np
 import pytest
 
+from probes.checkpoint import RoutedRows
 from probes.neurons import NeuronSet
 from service.engines.base import EngineError, HeadBank
 from service.engines.vllm_banks import Banks
 
 WIDTHS = (6, 10)
+DENSE = RoutedRows(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3, 0), np.float32))
 
 
 def bank_of(*flat: int, suppressed: tuple[int, ...] = (), n_heads: int = 1) -> HeadBank:
@@ -22,7 +24,7 @@ def norms_of(bank: HeadBank) -> np.ndarray:
 
 
 async def load(banks: Banks, bank: HeadBank):
-    loaded, write = banks.plan(await banks.free_number(), bank, norms_of(bank))
+    loaded, write = banks.plan(await banks.free_number(), bank, norms_of(bank), DENSE)
     banks.switch(loaded)
     return loaded, write
 
@@ -59,6 +61,21 @@ async def test_hazard_a_new_bank_moves_slots_that_requests_read():
     assert np.flatnonzero(np.asarray(write.scaled).reshape(-1)).tolist() == [second.slots[1]]
 
 
+async def test_hazard_parts_of_a_layer_share_slots():
+    """The second layer has routed and shared experts: a part each, and the routed ones' weights go along."""
+    bank = bank_of(1, 7, 8, 12, 15, suppressed=(1, 4))
+    rows = RoutedRows(np.asarray([1, 2]), np.asarray([0, 1]), np.arange(12, dtype=np.float32).reshape(2, 3, 2))
+    banks = Banks((6, 4, 6), 4, 1, 2)
+    loaded, write = banks.plan(0, bank, norms_of(bank), rows)
+    assert loaded.slots.tolist() == [0, 4, 5, 8, 9]
+    assert np.asarray(write.index)[[0, 1, 1, 2, 2], [0, 0, 1, 0, 1]].tolist() == [1, 1, 2, 2, 5]
+    slots, experts, weights = write.routed
+    assert (slots, experts) == ([4, 5], [0, 1])
+    assert np.frombuffer(weights, np.float32).tolist() == list(range(12))
+    with pytest.raises(ValueError, match="layer 1 has 2 slots"):
+        Banks((6, 4, 6), 2, 1, 2).plan(0, bank_of(10, 11, 12), np.ones(3, np.float32), DENSE)
+
+
 async def test_slots_of_a_bank_that_is_gone_are_free_again():
     banks = Banks(WIDTHS, 4, 1, 2)
     await load(banks, bank_of(0, 1, 2))
@@ -79,7 +96,7 @@ async def test_a_bank_that_does_not_fit_is_refused_in_words_and_leaves_the_other
         ("probe",), NeuronSet.from_flat((6, 9), np.asarray([1])), np.ones((1, 1), np.float32), first.slots, "own"
     )
     with pytest.raises(ValueError, match=r"widths \(6, 9\)"):
-        banks.plan(1, other, np.ones(1, np.float32))
+        banks.plan(1, other, np.ones(1, np.float32), DENSE)
     with banks.used(first):  # a refused bank took nobody's place
         second, write = await load(banks, bank_of(3, 9))
     assert read(write, first.slots)[:2] == read(before, first.slots)[:2]
@@ -108,7 +125,7 @@ async def test_hazard_a_request_begins_on_a_bank_that_was_given_away():
     second, _ = await load(banks, bank_of(1))
     with banks.used(first), banks.used(None):
         pass
-    banks.plan(first.number, bank_of(2), np.ones(1, np.float32))  # under way to the workers, not yet served
+    banks.plan(first.number, bank_of(2), np.ones(1, np.float32), DENSE)  # under way to the workers, not yet served
     with pytest.raises(EngineError, match="heads were replaced"), banks.used(first):
         pass
     with banks.used(second):

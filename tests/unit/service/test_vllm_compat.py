@@ -46,7 +46,7 @@ def test_hazard_a_vllm_that_has_changed():
 def config(**changes):
     """What `check_mode` reads of a VllmConfig; `part__name=value` changes it."""
     parts = {
-        "parallel_config": SimpleNamespace(pipeline_parallel_size=1, enable_dbo=False),
+        "parallel_config": SimpleNamespace(pipeline_parallel_size=1, use_ubatching=False),
         "model_config": SimpleNamespace(logprobs_mode="raw_logprobs"),
         "cache_config": SimpleNamespace(kv_sharing_fast_prefill=False),
         "speculative_config": None,
@@ -66,7 +66,7 @@ def config(**changes):
     ("change", "word"),
     [
         ({"parallel_config__pipeline_parallel_size": 2}, "pipeline_parallel_size"),
-        ({"parallel_config__enable_dbo": True}, "enable_dbo"),
+        ({"parallel_config__use_ubatching": True}, "enable_dbo"),
         ({"parallel_config__decode_context_parallel_size": 2}, "context parallelism"),
         ({"parallel_config__prefill_context_parallel_size": 2}, "context parallelism"),
         ({"lora_config": object()}, "LoRA"),

@@ -6,13 +6,15 @@ import torch
 from torch import nn
 
 from probes.cett import cett
+from probes.checkpoint import StoredBlock
+from service.engines.vllm_plugin import step_tap
 from service.engines.vllm_plugin.buffers import TapBuffers, _local_columns
 from service.engines.vllm_plugin.step_tap import StepTap, evidence
 from service.engines.vllm_plugin.tap_config import RequestTap, TapConfig
 from service.engines.vllm_plugin.wires import EagerSwitch, tap_module
 
-CONFIG = TapConfig(("layers.0", "layers.1"), slots=4, heads=2)
 WIDTH, ROWS = 12, 32
+CONFIG = TapConfig(tuple(StoredBlock(name, name, WIDTH) for name in ("layers.0", "layers.1")), slots=4, heads=2)
 INDEX = [[3, 7, -1, 11], [0, -1, 5, -1]]
 SCALED = [[[0, 1, 0, 1], [1, 0, 0, 0]], [[1, 0, 0, 0], [0, 0, 1, 0]]]
 """Of each bank."""
@@ -36,7 +38,7 @@ class Rank:
     def __init__(self, *, banks: int = 1) -> None:
         self.downs, self.switch = [Down(0), Down(1)], EagerSwitch()
         self.buffers = TapBuffers(CONFIG, (WIDTH, WIDTH), ROWS)
-        for down, buffers in zip(self.downs, self.buffers.layers, strict=True):
+        for down, buffers in zip(self.downs, self.buffers.blocks, strict=True):
             tap_module(down, buffers, self.switch)
         self.step = StepTap(self.buffers, self.switch, lambda sums: sums)
         norms = [[self.norm(layer, j) for j in row] for layer, row in enumerate(INDEX)]
@@ -104,6 +106,9 @@ def test_hazard_alpha_of_an_earlier_step_stays():
     h = rank.run(z, [None], [6], [5])
     assert all(torch.equal(a, b @ down.weight.T) for a, b, down in zip(h, z, rank.downs, strict=True))
     assert not rank.switch.reads
+    rank.run(z, [RequestTap(0, 0.5)] * 2, [3, 3], [2, 5])
+    rank.run([one[:2] for one in z], [RequestTap()], [2], [1])
+    assert (rank.buffers.alpha == 1).all(), "a third step may have more rows than the second"
 
 
 def test_hazard_a_layer_that_does_not_run_leaves_the_scores_of_an_earlier_step():
@@ -126,7 +131,7 @@ def test_hazard_a_rank_counts_neurons_of_another():
     for rank in range(2):
         buffers = TapBuffers(CONFIG, (6, 6), ROWS, rank=rank)
         buffers.write(1, whole, np.ones((2, 4)).tolist(), WEIGHTS, SCALED[0])
-        for layer in buffers.layers:
+        for layer in buffers.blocks:
             layer.z.fill_(2.0)
             layer.h_norm.fill_(1.0)
         ranks.append(buffers.cett(torch.tensor([3]))[0].tolist())
@@ -159,6 +164,16 @@ def test_evidence_columns():
     assert torch.allclose(
         evidence(wide, ids[:3], torch.zeros(3, 0))[:, 1], torch.special.entr(wide.exp()).sum(-1), atol=1e-4
     )
+
+
+def test_hazard_a_gpus_entropy_is_another():
+    """The function that a GPU compiles, on the CPU: of one row, of several, of tokens that are ruled out."""
+    logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(1))
+    logits[1, 3:] = -torch.inf
+    logprobs = logits.log_softmax(-1)
+    compiled = step_tap._in_one_pass.__wrapped__()
+    for part in (logprobs[:1], logprobs, logprobs[1:]):
+        assert torch.allclose(compiled(part), torch.special.entr(part.exp()).sum(-1), atol=1e-5)
 
 
 def test_both_sides_agree_on_the_configuration():
