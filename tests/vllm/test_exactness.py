@@ -12,6 +12,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: see README, Engines")
 
 from probes.artifact import load_artifact
 from probes.sampling import SamplingParams
+from service.engines.vllm_banks import LoadedBank
 from service.served import head_bank
 from tests.reference.engine_runs import collect, random_bank, request, scores_of, tokens_of
 from tests.vllm.runs import (
@@ -86,8 +87,7 @@ async def test_hazard_without_the_salt_cached_keys_would_be_used(engine, bank, m
     prompt = prompts(engine, "Another long introduction that says little, to be cached without a salt this time. " * 6)[
         0
     ]
-    params = engine._params
-    monkeypatch.setattr(engine, "_params", lambda *args, **options: (params(*args, **options)[0], None))
+    monkeypatch.setattr(LoadedBank, "salt_of", lambda self, alpha: None)
     await collect(engine, request(prompt, 8))
     with recorded(engine) as outputs:
         steps = await collect(engine, request(prompt, 8, alpha=0.0))

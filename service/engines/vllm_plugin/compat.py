@@ -47,7 +47,9 @@ def check_instance(runner: Any, version: str) -> None:
         IncompatibleVllmError: Naming what is missing.
     """
     for path in (
+        "sampler.compute_logprobs",
         "sampler.gather_logprobs",
+        "input_batch.sampling_metadata.all_greedy",
         "input_batch.req_ids",
         "input_batch.req_id_to_index",
         "requests",

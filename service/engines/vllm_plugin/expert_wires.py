@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from service.engines.vllm_plugin.buffers import ExpertBuffers
-from service.engines.vllm_plugin.wires import EagerSwitch
+from service.engines.vllm_plugin.wires import EagerSwitch, is_recorded
 
 
 def tap_experts(experts: nn.Module, buffers: ExpertBuffers, switch: EagerSwitch, *, scale: float = 1.0) -> None:
@@ -33,15 +33,15 @@ def tap_experts(experts: nn.Module, buffers: ExpertBuffers, switch: EagerSwitch,
     def forward_modular(
         self: nn.Module, x: Tensor, topk_weights: Tensor, topk_ids: Tensor, *args: Any, **options: Any
     ) -> Any:
-        is_compiling = torch.compiler.is_compiling()
-        if not (is_compiling or switch.reads or switch.scales):
+        is_always = is_recorded(x)
+        if not (is_always or switch.reads or switch.scales):
             return untapped(self, x, topk_weights, topk_ids, *args, **options)
         taps: ExpertBuffers = self.hguard  # type: ignore[assignment]
         rows = x.shape[0]
         z = _slots_z(taps, x, topk_weights, topk_ids)  # first: the kernel may write its output over x
         taps.z[:rows].copy_(z * scale)
         h = untapped(self, x, topk_weights, topk_ids, *args, **options)
-        if is_compiling or switch.scales:
+        if is_always or switch.scales:
             change = (taps.alpha[:rows] - 1) * taps.scaled.index_select(0, taps.bank[:rows])
             h = h + (z * change).to(z.dtype) @ taps.down
         return h

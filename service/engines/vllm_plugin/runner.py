@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from vllm.v1.outputs import LogprobsTensors
 
+from service.engines.vllm_plugin.row_signals import RowSignals
 from service.engines.vllm_plugin.step_tap import StepTap, evidence
 from service.engines.vllm_plugin.tap_config import RequestTap
 
@@ -22,11 +23,13 @@ class TapRunner:
 
     hguard: StepTap
 
-    def attach(self, tap: StepTap) -> None:
+    def attach(self, tap: StepTap, signals: RowSignals) -> None:
         """Take over the columns of the sampler."""
-        self.hguard = tap
+        self.hguard, self._hguard_signals = tap, signals
         self._hguard_rows: tuple[Tensor, Tensor] | None = None
+        self._hguard_measured: tuple[Tensor, Tensor] | None = None
         runner: Any = self
+        runner.sampler.compute_logprobs = self._measure_logits
         runner.sampler.gather_logprobs = self._gather_evidence
 
     def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
@@ -43,9 +46,24 @@ class TapRunner:
         self._hguard_rows = None if spec_decode_metadata is None else _speculated_rows(spec_decode_metadata)
         return super()._sample(logits, spec_decode_metadata)  # type: ignore[misc]
 
-    def _gather_evidence(self, logprobs: Tensor, num_logprobs: int, token_ids: Tensor) -> LogprobsTensors:  # noqa: ARG002
+    def _measure_logits(self, logits: Tensor) -> Tensor:
+        """What the sampler keeps in place of log-probabilities: the logits as they are now.
+
+        It scales and cuts float32 logits in place before it draws; greedy requests and other types it leaves as they
+        are, and ours ask for no other change.
+        """
+        runner: Any = self
+        is_left = logits.dtype != torch.float32 or runner.input_batch.sampling_metadata.all_greedy
+        kept = logits if is_left else logits.clone()
+        self._hguard_measured = kept, self._hguard_signals.measure(logits)
+        return kept
+
+    def _gather_evidence(self, kept: Tensor, num_logprobs: int, token_ids: Tensor) -> LogprobsTensors:  # noqa: ARG002
+        measured, self._hguard_measured = self._hguard_measured, None
+        if measured is None or measured[0] is not kept:
+            raise RuntimeError("vLLM's sampler asks for the log-probabilities of other rows than it computed last")
         rows, requests = self._hguard_rows or (None, None)
-        return _as_logprobs(evidence(logprobs, token_ids, self.hguard.read(rows, requests)), token_ids)
+        return _as_logprobs(evidence(*measured, token_ids, self.hguard.read(rows, requests)), token_ids)
 
     def _get_prompt_logprobs_dict(
         self, hidden_states: Tensor, num_scheduled_tokens: dict[str, int]
@@ -71,9 +89,9 @@ class TapRunner:
                 rows = torch.arange(place + first, place + end, device=hidden_states.device)
                 targets = torch.tensor(ids[first + 1 : end + 1], pin_memory=hidden_states.is_cuda)
                 targets = targets.to(hidden_states.device, non_blocking=True)
-                logprobs = runner.model.compute_logits(hidden_states[rows]).log_softmax(-1, dtype=torch.float32)
+                logits = runner.model.compute_logits(hidden_states[rows])
                 scores = self.hguard.columns_of_rows(rows, tap.bank if tap else 0)
-                made = _as_logprobs(evidence(logprobs, targets, scores), targets)
+                made = _as_logprobs(evidence(logits, self._hguard_signals.measure(logits), targets, scores), targets)
                 for whole, part in zip(found[:3], made[:3], strict=True):
                     width = part.shape[1:] and min(part.shape[1], whole.shape[1])
                     whole[first:end].copy_(part[:, :width] if width else part, non_blocking=True)

@@ -4,7 +4,6 @@ Knows rows, banks and columns; no scheduler, no request ids. All on the device; 
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -43,6 +42,7 @@ class StepTap:
             counts: Rows that each of them feeds, in the order in which they lie in the batch.
             read_rows: Rows from which a token is chosen; a request has as many as tokens can come out of the step.
         """
+        self._switch.later.clear()  # of a pass that failed
         taps = [request or _NOBODY for request in requests]
         self._switch.reads = any(request is not None for request in requests)
         self._scale_rows(taps, counts)
@@ -83,6 +83,7 @@ class StepTap:
             Scores, and CETT where anyone in the batch wants it [R, C].
         """
         config = self.buffers.config
+        self._switch.collect()
         cett = self.buffers.cett(rows)
         is_wide = self._columns > config.columns
         if is_wide:
@@ -113,52 +114,17 @@ class StepTap:
         return host.pin_memory() if self.buffers.alpha.is_cuda else host
 
 
-def evidence(logprobs: Tensor, token_ids: Tensor, scores: Tensor) -> Tensor:
+def evidence(logits: Tensor, measured: Tensor, token_ids: Tensor, scores: Tensor) -> Tensor:
     """All columns of some rows.
 
     Args:
-        logprobs: Of the whole vocabulary, before temperature and cuts, float32 [R, V].
+        logits: Before temperature and cuts [R, V].
+        measured: What `RowSignals.measure` found of them [R, 2].
         token_ids: The chosen tokens [R].
         scores: What `columns_of_rows` returned [R, C].
 
     Returns:
         float32 [R, 2 + C].
     """
-    chosen = logprobs.gather(1, token_ids[:, None])
-    return torch.cat([chosen, _entropy(logprobs)[:, None], scores], dim=1)
-
-
-def compile_entropy(vocabulary: int, device: torch.device) -> None:
-    """What a GPU takes the entropy with, before the first steps would wait for it.
-
-    Args:
-        vocabulary: Of the model.
-        device: The GPU.
-    """
-    with torch.inference_mode():
-        for rows in (1, 2):  # torch compiles one row apart from several
-            _entropy(torch.zeros(rows, vocabulary, device=device))
-
-
-def _entropy(logprobs: Tensor) -> Tensor:
-    """Of each row [R]."""
-    if logprobs.is_cuda:
-        return _in_one_pass()(logprobs)
-    rows = max(1, _CACHED // logprobs.shape[1])  # a few at a time, which stay in the CPU's cache
-    parts = [torch.linalg.vecdot(part.exp(), _finite(part)) for part in torch.split(logprobs, rows)]
-    return -torch.cat(parts)
-
-
-@cache
-def _in_one_pass() -> Callable[[Tensor], Tensor]:
-    """The same, compiled: step by step a GPU would write and read all rows of a large vocabulary several times."""
-    return torch.compile(lambda logprobs: -(logprobs.exp() * _finite(logprobs)).sum(-1), dynamic=True)
-
-
-def _finite(logprobs: Tensor) -> Tensor:
-    """A token that the model rules out has p = 0 and log p = -inf, whose product would be nan."""
-    return logprobs.clamp(min=torch.finfo(logprobs.dtype).min)
-
-
-_CACHED = 1 << 17
-"""Numbers."""
+    chosen = logits.gather(1, token_ids[:, None]).float() - measured[:, :1]
+    return torch.cat([chosen, measured[:, 1:], scores], dim=1)

@@ -14,10 +14,25 @@ from service.engines.vllm_plugin.buffers import LayerBuffers
 
 
 class EagerSwitch:
-    """Lets eager passes leave out what no row needs; a compiled or captured graph always runs everything."""
+    """Lets eager passes leave out what no row needs, and do later what can wait; a recorded graph does everything."""
 
     scales = True
     reads = True
+
+    def __init__(self) -> None:
+        self.later: list[tuple[LayerBuffers, Tensor, Tensor]] = []
+        """z and norm(h) of small passes: each operation between the layers costs much more than its arithmetic."""
+
+    def collect(self) -> None:
+        """After the pass: bring what was left for later into the buffers."""
+        for taps, z, norm in self.later:
+            torch.index_select(z, 1, taps.index, out=taps.z[: len(z)])
+            taps.h_norm[: len(z)].copy_(norm)
+        self.later.clear()
+
+
+_LATER_ROWS = 64
+"""Rows of a pass whose z can all be held until it ends."""
 
 
 def tap_module(down: nn.Module, buffers: LayerBuffers, switch: EagerSwitch, *, gives_h: bool = True) -> None:
@@ -33,27 +48,28 @@ def tap_module(down: nn.Module, buffers: LayerBuffers, switch: EagerSwitch, *, g
     untapped = type(down).forward
 
     def forward(self: nn.Module, input_: Tensor) -> Any:
+        if input_.dim() == 3:  # vLLM's back end for models of transformers feeds [1, rows, M]
+            return _with_batch(forward(self, input_[0]))
         taps: LayerBuffers = self.hguard  # type: ignore[assignment]
-        is_recorded = torch.compiler.is_compiling() or (input_.is_cuda and torch.cuda.is_current_stream_capturing())
-        if not (is_recorded or switch.reads or switch.scales):
-            return untapped(self, input_)
         rows = input_.shape[0]
-        z, norm = taps.z[:rows], taps.h_norm[:rows]
-        if is_recorded:
+        if is_recorded(input_):
+            z = taps.z[:rows]
             z.copy_(input_.index_select(1, taps.index))
-        else:
-            torch.index_select(input_, 1, taps.index, out=z)
-        if is_recorded or switch.scales:
-            factor = 1 + (taps.alpha[:rows] - 1) * taps.scaled.index_select(0, taps.bank[:rows])
-            input_ = input_.index_copy(1, taps.index, (z * factor).to(z.dtype))
-        result = untapped(self, input_)
-        if not gives_h:
+            result = untapped(self, _scale(input_, z, taps))
+            if gives_h:
+                taps.h_norm[:rows].copy_(h_norm(_h_of(result)))
             return result
-        h = result[0] if isinstance(result, tuple) else result
-        if is_recorded:
-            norm.copy_(h_norm(h))
-        else:
-            h_norm(h, out=norm)
+        if not (switch.reads or switch.scales):
+            return untapped(self, input_)
+        if gives_h and not switch.scales and rows <= _LATER_ROWS:
+            result = untapped(self, input_)
+            switch.later.append((taps, input_, h_norm(_h_of(result))))
+            return result
+        z = taps.z[:rows]
+        torch.index_select(input_, 1, taps.index, out=z)
+        result = untapped(self, _scale(input_, z, taps) if switch.scales else input_)
+        if gives_h:
+            h_norm(_h_of(result), out=taps.h_norm[:rows])
         return result
 
     down.forward = MethodType(forward, down)
@@ -72,9 +88,30 @@ def tap_output(block: nn.Module, h_norms: Tensor, switch: EagerSwitch) -> None:
 
     def forward(self: nn.Module, *args: Any, **options: Any) -> Tensor:
         h: Tensor = untapped(self, *args, **options)
-        if torch.compiler.is_compiling() or switch.reads:
+        if switch.reads or is_recorded(h):
             norms: Tensor = self.hguard_norms  # type: ignore[assignment]
             norms[:, : h.shape[0]].copy_(h_norm(h))
         return h
 
     block.forward = MethodType(forward, block)
+
+
+def is_recorded(rows: Tensor) -> bool:
+    """Whether operations on these rows are being compiled or captured, and will run in every later pass."""
+    return torch.compiler.is_compiling() or (rows.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def _scale(input_: Tensor, z: Tensor, taps: LayerBuffers) -> Tensor:
+    """The input with the neurons that each row's bank names multiplied by the row's alpha."""
+    rows = input_.shape[0]
+    factor = 1 + (taps.alpha[:rows] - 1) * taps.scaled.index_select(0, taps.bank[:rows])
+    return input_.index_copy(1, taps.index, (z * factor).to(z.dtype))
+
+
+def _h_of(result: Any) -> Tensor:
+    h: Tensor = result[0] if isinstance(result, tuple) else result
+    return h
+
+
+def _with_batch(result: Any) -> Any:
+    return (result[0][None], *result[1:]) if isinstance(result, tuple) else result[None]

@@ -16,6 +16,7 @@ from service.engines.vllm_plugin.compat import (
     check_runner,
 )
 from service.engines.vllm_plugin.expert_wires import tap_experts
+from service.engines.vllm_plugin.row_signals import RowSignals
 from service.engines.vllm_plugin.runner import TapRunner
 from service.engines.vllm_plugin.step_tap import StepTap
 from service.engines.vllm_plugin.tap_config import TapConfig
@@ -40,7 +41,11 @@ class TapWorker:
         check_instance(runner, vllm.__version__)
         self.hguard_buffers = _tap_model(runner.model, config, worker.vllm_config, worker.device)
         runner.__class__ = type(f"Tapped{type(runner).__name__}", (TapRunner, type(runner)), {})
-        runner.attach(StepTap(self.hguard_buffers[0], self.hguard_buffers[1], tensor_model_parallel_all_reduce))
+        tap = StepTap(self.hguard_buffers[0], self.hguard_buffers[1], tensor_model_parallel_all_reduce)
+        model_config = worker.vllm_config.model_config
+        signals = RowSignals(is_compiled=worker.device.type == "cuda" or not model_config.enforce_eager)
+        signals.compile(model_config.get_vocab_size(), worker.device, model_config.dtype)
+        runner.attach(tap, signals)
 
     def hguard_write(self, bank: int, index: Any, norms: Any, weights: Any, scaled: Any, routed: Any) -> int:
         """RPC: fill a bank, see `TapBuffers.write` and `write_routed`; returns the number of tapped blocks."""

@@ -18,8 +18,10 @@ class Runner:
     """What a model runner of vLLM must look like."""
 
     def __init__(self) -> None:
-        names = SimpleNamespace(req_ids=[], req_id_to_index={})
-        self.sampler, self.model = SimpleNamespace(gather_logprobs=1), SimpleNamespace(compute_logits=1)
+        metadata = SimpleNamespace(all_greedy=True)
+        names = SimpleNamespace(req_ids=[], req_id_to_index={}, sampling_metadata=metadata)
+        self.sampler = SimpleNamespace(compute_logprobs=1, gather_logprobs=1)
+        self.model = SimpleNamespace(compute_logits=1)
         self.input_batch, self.query_start_loc = names, SimpleNamespace(np=1)
         self.requests, self.num_prompt_logprobs = {}, {}
 
