@@ -57,8 +57,13 @@ check: setup ## ruff, mypy strict, import rules
 train: setup ## refresh a probe: make train ARGS="--questions FILE --out DIR"
 	$(PY) offline/train_probe.py $(ARGS)
 
-bench: setup ## every benchmark on the CPU
-	for script in benchmarks/bench_*.py; do $(PY) $$script || exit 1; done
+# Those of vLLM need it.
+VLLM_BENCHES := $(wildcard benchmarks/bench_*vllm*.py)
+BENCHES = $(filter-out $(if $(wildcard $(VENV)/.vllm),,$(VLLM_BENCHES)),$(wildcard benchmarks/bench_*.py))
+
+bench: setup ## every benchmark on the CPU; those of vLLM after `make vllm`
+	$(if $(wildcard $(VENV)/.vllm),,@echo "left out, they need make vllm: $(VLLM_BENCHES)")
+	for script in $(BENCHES); do $(PY) $$script || exit 1; done
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 from offline.baselines import combine, free_scores, random_neuron_scores
-from offline.calibrate import choose_calibration, choose_threshold
 from offline.card import render_card
 from offline.choose import fit_variant, raw_units, score
-from offline.evaluate import BOTH, FREE, PROBE, QUESTION, answer_overlap, evaluate
+from offline.evaluate import BOTH, FREE, HELD, PROBE, QUESTION, SERVED, Contest, answer_overlap, evaluate
 from offline.fit import export_estimator, fit_dense
+from offline.fit_risk import ServedRisk, fit_risk
 from offline.fitting import Fitted, locator_of
 from offline.label import count_rows
 from offline.run import Run, RunConfig
 from offline.stages import write_json
 from offline.table import Floats, Table
-from probes.artifact import GoldenTrace, ProbeArtifact, save_artifact
+from probes.artifact import SCHEMA_VERSION, GoldenTrace, ProbeArtifact, save_artifact
 from probes.fingerprint import fingerprint_model
 from probes.neurons import NeuronSet
 from probes.positions import align_rows
@@ -51,29 +51,25 @@ def find_finished(config: RunConfig, upstream: str, name: str, version: str) -> 
 
 
 def build_artifact(run: Run, table: Table, fitted: Fitted, upstream: str, *, name: str, version: str) -> Path:
-    """Stages 9 to 11. Calibrate on the unfiltered calibration rows, evaluate on the test rows, write the artifact."""
+    """Stages 9 to 11. Combine and calibrate the risk, evaluate on the test rows, write the artifact."""
     folder = _folder(run.config, name, version)
     everything = np.ones(len(table.rows), dtype=bool)
-    logits = score(table, fitted.served_group(locator_of(run.config)), everything, fitted.fit, fitted.view)
-    calibrating = table.in_split("unfiltered-calibration")
-    labels = table.labels[calibrating]
-    calibration, brier = choose_calibration(logits[calibrating], labels, seed=run.config.seed)
-    threshold = choose_threshold(calibration.risks(logits[calibrating]), labels)
-    log.info("calibrate: %s, threshold %.3f", calibration.kind, threshold)
-
-    scores, random = _compare(run, table, fitted, logits)
-    evidence = {
-        split: evaluate(table, split, scores, random, calibration, threshold) for split in ("test", "unfiltered-test")
-    }
-    log.info("evaluate: AUROC %s", {split: found["methods"][PROBE]["auroc"] for split, found in evidence.items()})
-    probe = _probe(run, fitted, name, version, calibration=calibration, threshold=threshold)
+    locator = locator_of(run.config)
+    logits = score(table, fitted.served_group(locator), everything, fitted.fit, fitted.view)
+    unseen = logits.copy()
+    unseen[table.in_split("train")] = fitted.candidate.out_of_fold
+    risk = fit_risk(table, unseen, locator, seed=run.config.seed)
+    contest = _compare(run, table, fitted, risk, logits, unseen)
+    evidence = {split: evaluate(table, split, contest) for split in ("test", "unfiltered-test")}
+    log.info("evaluate: AUROC %s", {split: found["methods"][SERVED]["auroc"] for split, found in evidence.items()})
+    probe = _probe(run, fitted, risk, name, version)
     card = {
         "created": time.strftime("%Y-%m-%d", time.gmtime()),
-        "auroc": evidence["test"]["methods"][PROBE]["auroc"],
+        "auroc": evidence["test"]["methods"][SERVED]["auroc"],
         "ece": evidence["unfiltered-test"]["risk"]["ece"],
         "training": _training(run, table, fitted),
         "selection": fitted.grid,
-        "calibration": {"kind": calibration.kind, "cross_validated_brier": {k: round(v, 5) for k, v in brier.items()}},
+        "risk": risk.chosen,
         "neurons": {
             "selected": len(probe.neurons),
             "h_neurons": len(probe.h_neurons),
@@ -109,18 +105,22 @@ def _place(config: RunConfig, folder: Path) -> str:
 
 def _settings(config: RunConfig, upstream: str) -> dict[str, Any]:
     """What decides the artifact, beside its name and version."""
-    return {"spans": upstream, "dtype": config.dtype, "max_per_mille": config.max_per_mille}
+    return {
+        "schema": SCHEMA_VERSION,
+        "spans": upstream,
+        "dtype": config.dtype,
+        "max_per_mille": config.max_per_mille,
+    }
 
 
-def _compare(run: Run, table: Table, fitted: Fitted, logits: Floats) -> tuple[dict[str, Floats], list[Floats]]:
-    """Scores [R] of the probe and every baseline, and of the random neuron sets."""
+def _compare(run: Run, table: Table, fitted: Fitted, risk: ServedRisk, logits: Floats, unseen: Floats) -> Contest:
+    """Scores of the served risk, the probe and every baseline."""
     labels, train = table.labels, table.in_split("train")
     group = fitted.candidate.variant.groups[0]
     signals = list(free_scores(table.signals).values())
-    unseen = logits.copy()
-    unseen[train] = fitted.candidate.out_of_fold
     everything = np.ones(len(table.rows), dtype=bool)
-    scores = {PROBE: logits, **free_scores(table.signals), FREE: combine(signals, labels, train)}
+    scores = {SERVED: risk.logits, PROBE: logits, **free_scores(table.signals)}
+    scores |= {FREE: combine(signals, labels, train), HELD: risk.free}
     scores[BOTH] = combine([unseen, *signals], labels, train)
     scores["dense L2 on all neurons"] = fit_dense(
         table.groups[group], table.labels[train], table.place[train], table.place
@@ -129,10 +129,10 @@ def _compare(run: Run, table: Table, fitted: Fitted, logits: Floats) -> tuple[di
     scores[QUESTION] = score(table, "prompt", everything, fits[0], view)
     size = len(fitted.fit.columns)
     random = random_neuron_scores(table.groups[group], table.place, labels, train, size, run.config.seed)
-    return scores, random
+    return Contest(scores, random, risk)
 
 
-def _probe(run: Run, fitted: Fitted, name: str, version: str, **more: Any) -> Probe:
+def _probe(run: Run, fitted: Fitted, risk: ServedRisk, name: str, version: str) -> Probe:
     model = run.model(run.config.dtype)
     weights, intercept = raw_units(fitted.fit, fitted.view)
     neurons = NeuronSet.from_flat(ReducingTap(model).widths, fitted.fit.columns)
@@ -145,7 +145,10 @@ def _probe(run: Run, fitted: Fitted, name: str, version: str, **more: Any) -> Pr
         intercept=float(intercept),
         position=fitted.candidate.variant.position,
         locator=locator_of(run.config),
-        **more,
+        risk_model=risk.model,
+        domain=risk.domain,
+        threshold=risk.threshold,
+        budgets=risk.budgets,
     )
 
 

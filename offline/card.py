@@ -20,6 +20,8 @@ def render_card(artifact: ProbeArtifact) -> str:
         _facts(artifact),
         "## How it was trained",
         _training(training),
+        "## What the risk is made of",
+        _risk(artifact),
         "## What it reaches",
         "Intervals are 95% percentile bootstraps (1,000 resamples within each class). Answer strings that are in both "
         f"the training and the test rows: {training['shared_answers_train_test']}.",
@@ -44,7 +46,8 @@ def _facts(artifact: ProbeArtifact) -> str:
         "position rule": probe.position,
         "locator": probe.locator,
         "threshold (risk)": f"{probe.threshold:.3f}",
-        "calibration": artifact.card["calibration"]["kind"],
+        "risk made of": ", ".join(probe.risk_model.weights),
+        "calibration": probe.risk_model.calibration.kind,
         "features taken in": artifact.model.dtype,
     }
     return _table(["", ""], ([key, str(value)] for key, value in facts.items()))
@@ -82,6 +85,37 @@ def _training(training: dict[str, Any]) -> str:
     )
 
 
+def _risk(artifact: ProbeArtifact) -> str:
+    probe, risk = artifact.probe, artifact.card["risk"]
+    weights = [
+        [part, f"{found['weight']:+.4f}", f"{found['per_standard_deviation']:+.2f}"]
+        for part, found in risk["parts"].items()
+    ]
+    steps = [
+        [step["part"], f"{step['cost']:+.4f} ({step['standard_error']:.4f})", "left out" if step["removed"] else "kept"]
+        for step in risk["elimination"]
+    ]
+    budgets = [
+        [f"{budget.fpr:.0%}", f"{budget.threshold:.3f}", f"[{budget.low:.3f}, {budget.high:.3f}]"]
+        for budget in probe.budgets
+    ]
+    return "\n\n".join(
+        [
+            "A logistic combination of parts taken over the answer tokens, fitted on the training rows (the probe's "
+            "logits out of fold) with weights that keep to each part's sign; then calibrated on the unfiltered "
+            "calibration rows.",
+            _table(["part", "weight", "per standard deviation"], weights),
+            "Backward elimination on the training rows: what leaving a part out costs in out-of-fold log-loss "
+            "(standard error). A part that costs no more than 1.645 standard errors goes, the cheapest first; a cost "
+            "of 0.0000 is that of a part to which the others leave no weight of its sign.",
+            _table(["part", "cost", ""], steps),
+            "Thresholds for budgets of false positives: split conformal on the faithful unfiltered calibration rows; "
+            "the 95% interval of the threshold is by order statistics (binomial).",
+            _table(["faithful responses flagged at most", "threshold (risk)", "95% interval"], budgets),
+        ]
+    )
+
+
 def _evidence(split: str, evidence: dict[str, Any]) -> str:
     counts, risk, random = evidence["rows"], evidence["risk"], evidence["random neurons"]
     kind = "unfiltered, one greedy answer a question, natural rate" if "unfiltered" in split else "consistency-filtered"
@@ -94,11 +128,19 @@ def _evidence(split: str, evidence: dict[str, Any]) -> str:
             "",
         ]
     )
+    compared = evidence["length_correlation"]
     return "\n\n".join(
         [
             f"### {split} ({kind}): {counts['faithful']} faithful, {counts['hallucinated']} hallucinated",
             _table(["score", *METRICS.values()], methods),
             _table(["AUROC gained", ""], ([name, _triple(value)] for name, value in evidence["differences"].items())),
+            _table(
+                ["part", "in the risk", "AUROC that it adds to the other parts in the risk"],
+                (
+                    [part, "yes" if found["served"] else "no", _triple(found["gain"])]
+                    for part, found in evidence["parts"].items()
+                ),
+            ),
             _table(
                 ["risk", ""],
                 [
@@ -106,18 +148,35 @@ def _evidence(split: str, evidence: dict[str, Any]) -> str:
                     ["expected calibration error", _triple(risk["ece"])],
                     ["Brier score", _triple(risk["brier"])],
                     ["share flagged", f"{risk['flagged']:.3f}"],
+                    ["share out of domain", f"{evidence['out_of_domain']:.3f}"],
                 ],
             ),
             _table(
-                ["source", "AUROC of the probe", "faithful", "hallucinated"],
+                ["budget", "threshold", "faithful flagged (exact binomial interval)", "hallucinated flagged"],
                 (
-                    [source, _triple(found["auroc"]), str(found["faithful"]), str(found["hallucinated"])]
+                    [f"{b['fpr']:.0%}", f"{b['threshold']:.3f}", _triple(b["faithful"]), _triple(b["hallucinated"])]
+                    for b in evidence["budgets"]
+                ),
+            ),
+            _table(
+                ["source", *(f"AUROC of {name}" for name in compared), "faithful", "hallucinated"],
+                (
+                    [
+                        source,
+                        *(_triple(found["auroc"][name]) for name in compared),
+                        str(found["faithful"]),
+                        str(found["hallucinated"]),
+                    ]
                     for source, found in evidence["auroc_by_source"].items()
                 ),
             ),
-            "Rank correlation of the logit with response length: "
-            + ", ".join(f"{value:+.2f} among {name}" for name, value in evidence["length_correlation"].items())
-            + ".",
+            _table(
+                ["rank correlation with response length", "faithful", "hallucinated"],
+                (
+                    [name, f"{found['faithful']:+.2f}", f"{found['hallucinated']:+.2f}"]
+                    for name, found in evidence["length_correlation"].items()
+                ),
+            ),
         ]
     )
 

@@ -1,71 +1,85 @@
 """Judge a probe as science.md asks: against every baseline, on filtered and unfiltered rows it was not trained on."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offline import metrics
+from offline.budgets import exact_interval
+from offline.fit_risk import ServedRisk
 from offline.metrics import auroc, bootstrap, bootstrap_difference
 from offline.table import Table
-from probes.calibration import Calibration
+from probes.risk import Budget
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+SERVED = "served risk"
 PROBE = "H-neuron probe"
 FREE = "free signals together"
+HELD = "free signals together, signs held"
 BOTH = "probe and free signals"
 QUESTION = "question only"
 RANDOM = "random neurons"
 
 
-def evaluate(
-    table: Table,
-    split: str,
-    scores: Mapping[str, Floats],
-    random: list[Floats],
-    calibration: Calibration,
-    threshold: float,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Contest:
+    """All that is judged, a number for every labelled row [R]."""
+
+    scores: Mapping[str, Floats]
+    """Method -> scores, the names above among them."""
+    random: Sequence[Floats]
+    """Scores of each set of random neurons."""
+    risk: ServedRisk
+
+
+def evaluate(table: Table, split: str, contest: Contest) -> dict[str, Any]:
     """Everything about one evaluation set.
 
     Args:
         table: All rows, R.
         split: Which of them to judge.
-        scores: Method -> scores [R], `PROBE` (its logits) among them.
-        random: Scores [R] of each set of random neurons.
-        calibration: The probe's.
-        threshold: The shipped risk threshold.
+        contest: What to judge.
 
     Returns:
-        A JSON-ready dictionary; every triple is [value, low, high] of a 95% bootstrap interval.
+        A JSON-ready dictionary; every triple is [value, low, high] of a 95% interval: bootstrap, or exact binomial for
+        shares that a budget flags.
     """
     rows = table.in_split(split)
     labels = table.labels[rows]
-    here = {name: values[rows] for name, values in scores.items()}
-    risks = calibration.risks(here[PROBE])
-    drawn = [auroc(values[rows], labels) for values in random]
+    here = {name: values[rows] for name, values in contest.scores.items()}
+    risk, random = contest.risk, [values[rows] for values in contest.random]
+    risks = risk.model.calibration.risks(here[SERVED])
+    drawn = [auroc(values, labels) for values in random]
+    pairs = [(SERVED, FREE), (SERVED, HELD), (SERVED, QUESTION), (SERVED, PROBE)]
+    pairs += [(PROBE, FREE), (BOTH, FREE), (PROBE, QUESTION)]
     return {
         "rows": {"faithful": int((labels == 0).sum()), "hallucinated": int((labels == 1).sum())},
         "methods": {name: metrics.summarise(values, labels) for name, values in here.items()},
         RANDOM: {"mean": round(float(np.mean(drawn)), 4), "low": round(min(drawn), 4), "high": round(max(drawn), 4)},
         "differences": {
-            f"{PROBE} over {FREE}": _gain(here[PROBE], here[FREE], labels),
-            f"{BOTH} over {FREE}": _gain(here[BOTH], here[FREE], labels),
-            f"{PROBE} over {QUESTION}": _gain(here[PROBE], here[QUESTION], labels),
-            f"{PROBE} over mean {RANDOM}": _gain_over_random(here[PROBE], [values[rows] for values in random], labels),
+            **{f"{a} over {b}": _gain(here[a], here[b], labels) for a, b in pairs},
+            f"{PROBE} over mean {RANDOM}": _gain_over_random(here[PROBE], random, labels),
         },
+        "parts": _part_gains(risk, rows, labels),
         "risk": {
-            "accuracy_at_threshold": bootstrap(metrics.accuracy_at(threshold), risks, labels).as_list(),
+            "accuracy_at_threshold": bootstrap(metrics.accuracy_at(risk.threshold), risks, labels).as_list(),
             "ece": bootstrap(metrics.ece, risks, labels).as_list(),
             "brier": bootstrap(metrics.brier, risks, labels).as_list(),
-            "flagged": round(float((risks >= threshold).mean()), 4),
+            "flagged": round(float((risks >= risk.threshold).mean()), 4),
         },
-        "auroc_by_source": _by_source(table, rows, here[PROBE], labels),
-        "length_correlation": metrics.length_correlation(here[PROBE], table.signals["response_n_tokens"][rows], labels),
+        "budgets": [_spend(budget, risks, labels) for budget in risk.budgets],
+        "out_of_domain": round(float(risk.outside[rows].mean()), 4),
+        "auroc_by_source": _by_source(table, rows, here, labels),
+        "length_correlation": {
+            name: metrics.length_correlation(here[name], table.signals["response_n_tokens"][rows], labels)
+            for name in (SERVED, PROBE)
+        },
     }
 
 
@@ -89,13 +103,32 @@ def _gain_over_random(probe: Floats, random: list[Floats], labels: Ints) -> list
     return bootstrap(gain, stacked, labels, resamples=200).as_list()
 
 
-def _by_source(table: Table, rows: NDArray[np.bool_], scores: Floats, labels: Ints) -> dict[str, Any]:
+def _part_gains(risk: ServedRisk, rows: NDArray[np.bool_], labels: Ints) -> dict[str, Any]:
+    """AUROC that each part adds to the others that are served; the weights are fitted again without or with it."""
+    served = risk.logits[rows]
+    gains: dict[str, Any] = {}
+    for part, refit in risk.refits.items():
+        pair = (served, refit[rows]) if part in risk.model.weights else (refit[rows], served)
+        gains[part] = {"served": part in risk.model.weights, "gain": _gain(*pair, labels)}
+    return gains
+
+
+def _spend(budget: Budget, risks: Floats, labels: Ints) -> dict[str, Any]:
+    """What a budget's threshold flags of each class."""
+    spent: dict[str, Any] = {"fpr": budget.fpr, "threshold": budget.threshold}
+    for name, label in (("faithful", 0), ("hallucinated", 1)):
+        over = risks[labels == label] >= budget.threshold
+        spent[name] = [round(x, 4) for x in (float(over.mean()), *exact_interval(int(over.sum()), len(over)))]
+    return spent
+
+
+def _by_source(table: Table, rows: NDArray[np.bool_], scores: Mapping[str, Floats], labels: Ints) -> dict[str, Any]:
     sources = np.array([row.source for row in table.rows])[rows]
     found = {}
     for source in sorted(set(sources)):
         here = sources == source
         counts = Counter(labels[here].tolist())
         if min(counts[0], counts[1]) >= 10:
-            value = bootstrap(auroc, scores[here], labels[here]).as_list()
-            found[source] = {"auroc": value, "faithful": counts[0], "hallucinated": counts[1]}
+            values = {name: bootstrap(auroc, scores[name][here], labels[here]).as_list() for name in (SERVED, PROBE)}
+            found[source] = {"auroc": values, "faithful": counts[0], "hallucinated": counts[1]}
     return found

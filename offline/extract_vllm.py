@@ -8,8 +8,7 @@ cache, because a cached token is not fed and its CETT would be missing.
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,8 @@ from offline.extract import FeatureStore
 from offline.passages import Passage
 from offline.vllm_extract.runner import describe
 from probes.checkpoint import Checkpoint
-from probes.models import pick_device, pick_dtype
+from probes.vllm_start import start_arguments, tappable_runner
 
-_CPU_CACHE_BYTES = 2 << 30
-_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 _WORKERS = {
     "cpu": "offline.vllm_extract.cpu_worker.CPUExtractWorker",
     "cuda": "offline.vllm_extract.gpu_worker.GPUExtractWorker",
@@ -57,27 +54,24 @@ class VllmExtractor:
 
         Raises:
             ValueError: The model is a mixture of experts.
+            IncompatibleVllmError: The environment asks for vLLM's other model runner.
         """
         _refuse_experts(Checkpoint(folder))
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from vllm import LLM
 
-        place = pick_device(device)
+        place, known = start_arguments(folder, dtype, device)
         self._most_waiting = 4 * batch_rows
-        with _tappable_runner():
+        with tappable_runner():
             self._llm: Any = LLM(
-                model=str(folder),
-                dtype=str(pick_dtype(dtype, place)).removeprefix("torch."),
-                skip_tokenizer_init=True,
-                generation_config="vllm",
+                **known,
                 enforce_eager=True,
                 enable_prefix_caching=False,
                 enable_chunked_prefill=True,
                 max_model_len=max_length + 1,
                 max_num_batched_tokens=batch_tokens,
                 max_num_seqs=batch_rows,
-                worker_cls=_WORKERS[place.type],
-                **({"kv_cache_memory_bytes": _CPU_CACHE_BYTES} if place.type == "cpu" else {}),
+                worker_cls=_WORKERS[place],
                 **(arguments or {}),
             )
 
@@ -146,17 +140,3 @@ def _refuse_experts(checkpoint: Checkpoint) -> None:
             raise ValueError(
                 f"layer {layer} is a mixture of experts, which is not extracted on vLLM: use --extractor transformers"
             )
-
-
-@contextmanager
-def _tappable_runner() -> Iterator[None]:
-    """VLLM's processes that start meanwhile take the model runner that `offline.vllm_extract` is written for."""
-    before = os.environ.get(_RUNNER)
-    os.environ[_RUNNER] = "0"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_RUNNER]
-        else:
-            os.environ[_RUNNER] = before

@@ -15,10 +15,11 @@ from offline.records import FinishReason, Question, Response
 from offline.sample import Job, respond, sample_key
 from probes.checkpoint import Checkpoint
 from probes.decoding import stop_token_ids
-from probes.models import pick_device, pick_dtype
 from probes.sampling import SamplingParams
+from probes.vllm_start import start_arguments
 
-_CPU_CACHE_BYTES = 2 << 30
+_USUAL_LENGTH = 4096
+"""Tokens of prompt and answer that there is room for at first. Many models allow far more than a small cache holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +61,27 @@ class VllmSampler:
             arguments: More of vLLM's engine arguments, by their names there.
         """
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        from vllm import LLM
-
         self.tokenizer, self.seed, self.max_tokens, self.encode = tokenizer, seed, max_tokens, encode
-        self._stop_ids = stop_token_ids(Checkpoint(folder).skeleton, tokenizer)
+        checkpoint = Checkpoint(folder)
+        self._stop_ids = stop_token_ids(checkpoint.skeleton, tokenizer)
         self._line_end = LineEnd(tokenizer)
-        place = pick_device(device)
-        on_cpu: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_CACHE_BYTES}
-        self._llm: Any = LLM(
-            model=str(folder),
-            dtype=str(pick_dtype(dtype, place)).removeprefix("torch."),
-            skip_tokenizer_init=True,
-            generation_config="vllm",
-            max_num_seqs=max_rows,
-            **(on_cpu if place.type == "cpu" else {}),
-            **(arguments or {}),
-        )
+        self._most = int(checkpoint.config.get_text_config().max_position_embeddings)
+        place, known = start_arguments(folder, dtype, device)
+        self._arguments = {**known, "enforce_eager": place == "cpu", "max_num_seqs": max_rows, **(arguments or {})}
+        self._llm: Any = None
+        self._length = 0
+        self._start(_USUAL_LENGTH)
 
     def draw(self, jobs: Sequence[Job], params: SamplingParams) -> Iterator[list[Response]]:
-        """Answer all jobs; finished responses come in small lists, in the order in which they finish."""
+        """Answer all jobs; finished responses come in small lists, in the order in which they finish.
+
+        Raises:
+            RuntimeError: VLLM gave an answer up.
+        """
         waiting: dict[str, _Asked] = {}
-        for job in jobs:
-            prompt = self.encode(job.question)
+        prompts = [self.encode(job.question) for job in jobs]
+        self._start(max(map(len, prompts), default=0) + self.max_tokens)
+        for job, prompt in zip(jobs, prompts, strict=True):
             for sample in job.samples:
                 self._ask(_Asked(job.question.question_id, sample, prompt), params, waiting)
         while waiting:
@@ -102,6 +102,20 @@ class VllmSampler:
         engine, self._llm = self._llm, None
         engine.llm_engine.engine_core.shutdown()
 
+    def _start(self, length: int) -> None:
+        """Have a vLLM that takes this many tokens of prompt and answer: a longer prompt than any before starts it anew.
+
+        What is more than the model takes is left to vLLM to refuse.
+        """
+        if self._llm is not None:
+            if min(length, self._most) <= self._length:
+                return
+            self.close()
+        from vllm import LLM
+
+        self._length = min(length, self._most)
+        self._llm = LLM(**{"max_model_len": self._length, **self._arguments})
+
     def _ask(self, asked: _Asked, params: SamplingParams, waiting: dict[str, _Asked]) -> None:
         from vllm.inputs import TokensPrompt
 
@@ -113,7 +127,7 @@ class VllmSampler:
     def _answer(self, asked: _Asked, output: Any) -> Response | _Asked:
         """The finished answer, or what to ask for so that it goes on."""
         ids = [*asked.begun, *(token for token in output.token_ids if token not in self._stop_ids)]
-        reason: FinishReason = "length" if output.finish_reason == "length" else "stop"
+        reason = _reason_of(output, asked)
         if output.stop_reason in self._line_end.token_ids:
             line = self._line_end.cut(ids)
             if line is None and len(ids) < self.max_tokens:
@@ -135,3 +149,12 @@ class VllmSampler:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+
+def _reason_of(output: Any, asked: _Asked) -> FinishReason:
+    if output.finish_reason not in ("stop", "length"):
+        raise RuntimeError(
+            f"vLLM ended sample {asked.sample} of question {asked.question_id} with {output.finish_reason!r} and no "
+            "answer: its log says why"
+        )
+    return "length" if output.finish_reason == "length" else "stop"

@@ -23,11 +23,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from probes.calibration import Calibration
+from probes.domain import Domain, PartRange
 from probes.fingerprint import ModelFingerprint
 from probes.neurons import NeuronSet
 from probes.probe import Probe
+from probes.risk import Budget, RiskModel
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class ArtifactError(ValueError):
@@ -118,7 +120,16 @@ def save_artifact(folder: Path, artifact: ProbeArtifact, readme: str) -> ProbeAr
             "position": probe.position,
             "threshold": probe.threshold,
             "locator": probe.locator,
-            "calibration": asdict(probe.calibration),
+            "risk": {
+                "weights": dict(probe.risk_model.weights),
+                "intercept": probe.risk_model.intercept,
+                "calibration": asdict(probe.risk_model.calibration),
+            },
+            "budgets": [asdict(budget) for budget in probe.budgets],
+            "domain": {
+                "ranges": {part: list(found) for part, found in probe.domain.ranges.items()},
+                "cutoff": probe.domain.cutoff,
+            },
         },
         "model": asdict(artifact.model),
         "card": artifact.card,
@@ -165,10 +176,15 @@ def load_artifact(folder: Path) -> ProbeArtifact:
 
 
 def _probe(described: dict[str, Any], widths: tuple[int, ...], arrays: dict[str, NDArray[Any]]) -> Probe:
-    calibration = dict(described["calibration"])
+    risk, domain = described["risk"], described["domain"]
+    calibration = dict(risk["calibration"])
     calibration["points"] = tuple((float(x), float(y)) for x, y in calibration["points"])
+    others = {name: value for name, value in described.items() if name not in ("risk", "domain", "budgets")}
     return Probe(
-        **{**described, "calibration": Calibration(**calibration)},
+        **others,
+        risk_model=RiskModel(**{**risk, "calibration": Calibration(**calibration)}),
+        domain=Domain(**{**domain, "ranges": {part: PartRange(*found) for part, found in domain["ranges"].items()}}),
+        budgets=tuple(Budget(**budget) for budget in described["budgets"]),
         neurons=NeuronSet(widths, arrays["layer"], arrays["index"]),
         weights=arrays["weights"],
         norms=arrays["norms"],

@@ -4,11 +4,11 @@ Reads rows and columns from safetensors files on disk; never holds the weights.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ class Checkpoint:
             ModelReferenceError: The weights are not there as safetensors.
         """
         parts = [
-            column_norms(torch.stack([self._expert(block, j)[2] for j in index], dim=1)).numpy()
+            column_norms(torch.stack([self._routed(block, j, only=("down",))[0] for j in index], dim=1)).numpy()
             if block.expert_width
             else column_norms(self._tensor(f"{block.module}.weight")[:, torch.from_numpy(index)]).numpy()
             for block, index, _ in self._spread(neurons)
@@ -144,7 +144,7 @@ class Checkpoint:
             ModelReferenceError: The weights are not there as safetensors.
         """
         routed = [(block, index, place) for block, index, place in self._spread(neurons) if block.expert_width]
-        rows = [torch.stack(self._expert(block, j)).float() for block, index, _ in routed for j in index]
+        rows = [torch.stack(self._routed(block, j)).float() for block, index, _ in routed for j in index]
         return RoutedRows(
             np.concatenate([np.zeros(0, np.int64), *(np.arange(place.start, place.stop) for *_, place in routed)]),
             np.concatenate([np.zeros(0, np.int64), *(index // block.expert_width for block, index, _ in routed)]),
@@ -177,16 +177,28 @@ class Checkpoint:
             if place.start < place.stop:
                 yield block, split.index[place], place
 
-    def _expert(self, block: StoredBlock, j: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Row of the gate projection, row of the up projection and column of W_down of a routed neuron [D]."""
+    def _routed(
+        self, block: StoredBlock, j: int, only: Sequence[Literal["gate", "up", "down"]] = ("gate", "up", "down")
+    ) -> list[Tensor]:
+        """Row of the gate projection, row of the up projection and column of W_down of a routed neuron [D] each.
+
+        Experts are large and the neurons few in each: nothing else of them is read.
+        """
         expert, inner = divmod(int(j), block.expert_width)
-        gate, up, down = (
-            self._tensor(f"{block.module}.{expert}.{name}.weight")
-            for name in (self._names.gate, self._names.up, self._names.down)
-        )
-        return gate[inner], up[inner], down[:, inner]
+        mine = slice(inner, inner + 1)
+        found = []
+        for part in only:
+            name = f"{block.module}.{expert}.{getattr(self._names, part)}.weight"
+            stored = self._file_of(name).get_slice(name)
+            found.append(stored[:, mine][:, 0] if part == "down" else stored[mine][0])
+        return found
 
     def _tensor(self, name: str) -> Tensor:
+        tensor: Tensor = self._file_of(name).get_tensor(name)
+        return tensor
+
+    def _file_of(self, name: str) -> Any:
+        """The opened file that a tensor is in."""
         from safetensors import safe_open
 
         file = self.folder / self._files.get(name, _SINGLE)
@@ -197,8 +209,7 @@ class Checkpoint:
         tensors = self._opened[file]
         if name not in tensors.keys():  # noqa: SIM118 - not a dict
             raise ModelReferenceError(f"{file} has no {name}: its weights are named otherwise than transformers does")
-        found: Tensor = tensors.get_tensor(name)
-        return found
+        return tensors
 
     @cached_property
     def _files(self) -> dict[str, str]:

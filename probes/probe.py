@@ -8,18 +8,20 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.calibration import Calibration
+from probes.domain import Domain
 from probes.neurons import NeuronSet
+from probes.parts import Part, measure_parts
 from probes.positions import PositionRule
+from probes.risk import Budget, RiskModel
 from probes.spans import AnswerSpan
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Selected neurons, their weights, and the map from their CETT to a risk.
+    """Selected neurons, their weights, and the map from their CETT and the free signals to a risk.
 
     The response logit is `weights . mean(CETT over answer tokens) + intercept`. It is linear, so it equals the mean of
-    the per-token logits: engines need only send one number a token.
+    the per-token logits: engines need only send one number a token. The risk combines it with other parts.
     """
 
     name: str
@@ -32,9 +34,12 @@ class Probe:
     """norm(W_down[:, j]) of the selected neurons [K], as trained."""
     intercept: float
     position: PositionRule
-    calibration: Calibration
+    risk_model: RiskModel
+    domain: Domain
     threshold: float
     """Risk from which a response is flagged, where a request names none."""
+    budgets: tuple[Budget, ...] = ()
+    """Thresholds for budgets of false positives, rising in the budget."""
     locator: str = "lexical"
     """How answer tokens are found when nobody marks them: `lexical` or `response`; the calibration holds for it."""
 
@@ -49,6 +54,9 @@ class Probe:
             raise ValueError("norms must be positive and finite, the intercept finite")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold {self.threshold} is not a risk between 0 and 1")
+        shares, cuts = [b.fpr for b in self.budgets], [b.threshold for b in self.budgets]
+        if shares != sorted(set(shares)) or cuts != sorted(cuts, reverse=True):
+            raise ValueError("a larger budget of false positives must come later and have no higher threshold")
 
     @cached_property
     def h_neurons(self) -> NDArray[np.int64]:
@@ -60,21 +68,29 @@ class Probe:
         """H-neurons per thousand neurons of the model."""
         return 1000 * len(self.h_neurons) / self.neurons.total
 
-    def token_logits(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Head scores of tokens [T] -> their logits [T]."""
-        return np.asarray(scores, dtype=np.float64) + self.intercept
-
-    def pooled_logit(self, scores: NDArray[np.floating], spans: Sequence[AnswerSpan]) -> float:
-        """Mean logit over the tokens of these spans.
+    def measure(
+        self,
+        spans: Sequence[AnswerSpan],
+        scores: Sequence[float],
+        logprobs: Sequence[float],
+        entropies: Sequence[float],
+    ) -> dict[Part, float]:
+        """The parts over the tokens of these spans, each token once.
 
         Args:
-            scores: Head scores of the response's tokens [T], aligned by `position`.
             spans: Answer spans within [0, T); not empty.
+            scores: Head scores of the response's tokens [T], aligned by `position`; nan where there is none.
+            logprobs: Of the tokens [T].
+            entropies: Of the distributions that predicted them [T].
 
         Returns:
-            The logit; nan if any score in the spans is not finite.
+            Every part; nan where a number of a token in the spans is not finite.
         """
         if not spans:
-            raise ValueError("no span to pool over: that is status no_answer, not a logit")
-        tokens = np.concatenate([np.arange(span.start, span.end) for span in spans])
-        return float(self.token_logits(scores)[np.unique(tokens)].mean())
+            raise ValueError("no span to pool over: that is status no_answer, not a risk")
+        tokens = sorted({at for span in spans for at in range(span.start, span.end)})
+        return measure_parts(
+            [float(scores[at]) + self.intercept for at in tokens],
+            [float(logprobs[at]) for at in tokens],
+            [float(entropies[at]) for at in tokens],
+        )

@@ -4,9 +4,11 @@ import numpy as np
 
 from probes.artifact import GoldenTrace, ProbeArtifact
 from probes.calibration import Calibration
+from probes.domain import Domain, PartRange
 from probes.neurons import NeuronSet
 from probes.positions import PositionRule, first_row
 from probes.probe import Probe
+from probes.risk import Budget, RiskModel
 from service.engines.fake import FAKE_MODEL, fake_cett
 
 
@@ -21,8 +23,12 @@ def fake_artifact(*, position: PositionRule = "own", locator: str = "lexical", t
         norms=np.ones(len(neurons), dtype=np.float32),
         intercept=-1.0,
         position=position,
-        calibration=Calibration("platt", slope=1.5, offset=0.1),
+        risk_model=RiskModel(
+            {"cett": 1.0, "min_logprob": -0.5}, intercept=-0.25, calibration=Calibration("platt", slope=1.5, offset=0.1)
+        ),
+        domain=Domain({"cett": PartRange(-3.0, 0.0, 3.0), "length": PartRange(0.0, 6.0, 40.0)}, cutoff=2.0),
         threshold=threshold,
+        budgets=(Budget(0.05, threshold=0.9, low=0.8, high=1.0), Budget(0.1, threshold=0.8, low=0.6, high=0.9)),
         locator=locator,
     )
     return ProbeArtifact(

@@ -52,6 +52,7 @@ async def generate(
         alpha=alpha,
         is_scored=guard.is_scored,
         wants_neurons=guard.explains,
+        heads=served.heads,
     )
     steps: Any = served.engine.generate(request, timing)
     n_tokens = 0
@@ -68,7 +69,7 @@ async def generate(
                 while shown < transcript.n_ready:
                     if on_token is not None:
                         token = transcript.token(shown)
-                        on_token(shown, token, score_token(probe, transcript.row(shown)))
+                        on_token(shown, token, score_token(probe, token, transcript.row(shown)))
                     shown += 1
                     if guard.policy == "stop" and is_over(
                         _risk_after(shown, transcript, served, plan), guard.threshold

@@ -4,6 +4,7 @@ Catches what runs without an error and scores wrongly: a hook that is skipped, a
 quantisation.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,31 +12,44 @@ from numpy.typing import NDArray
 
 from probes.artifact import GOLDEN_TOLERANCE, ProbeArtifact, golden_error
 from probes.positions import align_rows
-from service.engines.base import Engine, ScoredSequence
+from service.engines.base import Engine, Heads, ScoredSequence
 
 
 class GoldenTraceError(RuntimeError):
     """The engine does not reproduce the artifact's scores."""
 
 
-async def check_golden(engine: Engine, artifact: ProbeArtifact) -> float:
+async def check_golden(engine: Engine, artifact: ProbeArtifact, heads: Heads, timeout_seconds: float) -> float:
     """Score the golden sequences.
 
     Args:
-        engine: Started, with the probe's heads loaded.
+        engine: Started.
         artifact: The probe with its trace.
+        heads: The probe's, in the engine.
+        timeout_seconds: How long it may take.
 
     Returns:
         The largest error, in standard deviations of the trace.
 
     Raises:
-        GoldenTraceError: A score is missing, not finite or too far off, or there is no golden trace.
+        GoldenTraceError: A score is missing, not finite, late or too far off, or there is no golden trace.
         EngineError: The engine failed.
+        RequestTooLongError: The trace does not fit the engine.
     """
     golden = artifact.golden
     if not golden.prompt_ids:
         raise GoldenTraceError("the probe artifact has no golden trace: write it again with offline/train_probe.py")
-    audits = [await engine.audit(*pair) for pair in zip(golden.prompt_ids, golden.response_ids, strict=True)]
+    pairs = zip(golden.prompt_ids, golden.response_ids, strict=True)
+    try:
+        async with asyncio.timeout(timeout_seconds) as deadline:
+            audits = [await engine.audit(*pair, heads=heads) for pair in pairs]
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise GoldenTraceError(
+            f"not scored within {timeout_seconds:g} s: the engine hangs, or gets to nothing but requests; "
+            "HGUARD_CANARY_TIMEOUT_S gives it more time"
+        ) from None
     error = max(golden_error(artifact, _scores(copy, artifact)) for copy in zip(*audits, strict=True))
     limit = GOLDEN_TOLERANCE.get(engine.dtype, GOLDEN_TOLERANCE["float32"])
     if not error <= limit:

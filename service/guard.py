@@ -1,25 +1,26 @@
-"""The guard: evidence -> token scores -> answer spans -> pooled logit -> calibrated risk.
+"""The guard: evidence -> token scores -> answer spans -> parts over the answer tokens -> calibrated risk.
 
-    logit = mean of the answer tokens' head scores + intercept;  risk = calibration(logit)
+    logit = mean of the answer tokens' head scores + intercept;  risk = the probe's risk model of logit and free signals
 
-Pure, and the same for a generated and a teacher-forced response. Decides nothing (see `service.policy`) and does not
-know which engine the evidence came from.
+A response, a span, a response that goes on and a token alone are all judged as a set of tokens, by the same sums. Pure,
+and the same for a generated and a teacher-forced response. Decides nothing (see `service.policy`) and does not know
+which engine the evidence came from.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from probes.parts import Part
 from probes.positions import align_rows
 from probes.probe import Probe
 from probes.spans import AnswerSpan, locate_answer
 from service.engines.base import RowEvidence
-from service.response import ModelResponse
+from service.response import ModelResponse, ResponseToken
 
 Status = Literal["scored", "partial", "failed", "no_answer", "disabled"]
 """`partial`: every answer token was scored, some other token was not. Only `scored` and `partial` carry a risk."""
@@ -64,7 +65,7 @@ class NeuronShare:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """The parts that can be looked at on their own; the free ones are taken over the answer tokens."""
+    """The parts over the answer tokens, those that go into the risk and the others; None where one is not finite."""
 
     cett: float | None = None
     """The pooled logit."""
@@ -72,8 +73,8 @@ class Signals:
     min_logprob: float | None = None
     mean_entropy: float | None = None
     max_entropy: float | None = None
-    length: int = 0
-    """Tokens of the response."""
+    length: int | None = None
+    """Answer tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,9 @@ class Judgement:
     spans: tuple[SpanRisk, ...] = ()
     token_scores: tuple[TokenScore, ...] = ()
     signals: Signals = Signals()
+    out_of_domain: bool | None = None
+    """Whether the parts lie outside those of the training rows; None where they were not measured. Never changes the
+    risk."""
     explain: tuple[NeuronShare, ...] | None = None
     failure: FailureReason | None = None
 
@@ -96,19 +100,21 @@ class Judgement:
 
 def unscored(response: ModelResponse) -> Judgement:
     """The judgement under policy `off`."""
-    scores = (TokenScore(None, None),) * len(response.tokens)
-    return Judgement("disabled", token_scores=scores, signals=Signals(length=len(response.tokens)))
+    return Judgement("disabled", token_scores=(TokenScore(None, None),) * len(response.tokens))
 
 
-def score_token(probe: Probe, row: RowEvidence | None) -> TokenScore:
-    """Logit and risk of the token that this row scores; nothing where the row is missing or not finite.
+def score_token(probe: Probe, token: ResponseToken, row: RowEvidence | None) -> TokenScore:
+    """Logit and risk of one token as a span of its own; nothing where its row is missing or a part is not finite.
 
     Both a stream and a whole judgement call this for one token at a time, so their numbers are equal to the last bit.
+
+    Args:
+        probe: The served probe.
+        token: With the free signals of the row that predicted it.
+        row: The row that scores it by the probe's position rule.
     """
-    if row is None or not math.isfinite(row.scores[0]):
-        return TokenScore(None, None)
-    logit = float(probe.token_logits(np.asarray(row.scores[:1]))[0])
-    return TokenScore(logit, probe.calibration.risk(logit))
+    parts = _measure(probe, (token,), (row,), (AnswerSpan(0, 1),))
+    return TokenScore(finite(parts["cett"]), _risk(probe, parts))
 
 
 def running_risk(response: ModelResponse, probe: Probe, *, question: str, locator: Locator) -> float | None:
@@ -116,13 +122,12 @@ def running_risk(response: ModelResponse, probe: Probe, *, question: str, locato
 
     A located span that nothing follows yet is still being written ("I" may become "I don't know") and is not judged.
     """
-    _, scores = _token_rows(response, probe)
     spans = _locate(response, probe, question, locator)
     if spans and _locator_name(probe, locator) == "lexical":
         rest = response.text[response.tokens[spans[-1].end - 1].end :]
         if not _FOLLOWED.search(rest):
             return None
-    return _risk(probe, _pool(probe, scores, spans))
+    return _risk(probe, _measure(probe, response.tokens, _token_rows(response, probe), spans))
 
 
 def judge(
@@ -137,36 +142,62 @@ def judge(
         locator: Which tokens are pooled; `default` is the one the probe was calibrated with.
         explains: The rows carry neurons; list those that say most.
     """
-    rows, scores = _token_rows(response, probe)
+    rows = _token_rows(response, probe)
     spans = _locate(response, probe, question, locator)
-    logit = _pool(probe, scores, spans)
+    parts = _measure(probe, response.tokens, rows, spans)
+    risk = _risk(probe, parts)
     answer = _answer_tokens(spans)
+    token_scores = tuple(score_token(probe, token, row) for token, row in zip(response.tokens, rows, strict=True))
     failure: FailureReason | None = None
     if not spans:
         status: Status = "no_answer"
-    elif logit is None:
+    elif risk is None:
         status = "failed"
         failure = "missing_rows" if any(rows[at] is None for at in answer) else "not_finite"
     else:
-        status = "scored" if np.isfinite(scores).all() else "partial"
+        status = "partial" if any(score.risk is None for score in token_scores) else "scored"
     return Judgement(
         status,
-        risk=None if logit is None else probe.calibration.risk(logit),
-        logit=logit,
-        spans=tuple(SpanRisk(span, _risk(probe, _pool(probe, scores, [span]))) for span in spans),
-        token_scores=tuple(score_token(probe, row) for row in rows),
-        signals=_signals(response, answer, logit),
-        explain=_explain(probe, [rows[at] for at in answer]) if explains and logit is not None else None,
+        risk=risk,
+        logit=None if risk is None else parts["cett"],
+        spans=tuple(SpanRisk(span, _risk(probe, _measure(probe, response.tokens, rows, (span,)))) for span in spans),
+        token_scores=token_scores,
+        signals=_signals(parts),
+        out_of_domain=None if risk is None else probe.domain.is_outside(parts),
+        explain=_explain(probe, [rows[at] for at in answer]) if explains and risk is not None else None,
         failure=failure,
     )
 
 
-def _token_rows(response: ModelResponse, probe: Probe) -> tuple[list[RowEvidence | None], NDArray[np.float64]]:
-    """The row and the head score of each token [T]; None and nan where a row is missing."""
+def _token_rows(response: ModelResponse, probe: Probe) -> list[RowEvidence | None]:
+    """The row of each token [T]; None where it is missing."""
     n = len(response.tokens)
     rows = list(align_rows(response.rows, n, probe.position))
-    rows += [None] * (n - len(rows))
-    return rows, np.asarray([math.nan if row is None else row.scores[0] for row in rows], dtype=np.float64)
+    return rows + [None] * (n - len(rows))
+
+
+def _measure(
+    probe: Probe,
+    tokens: Sequence[ResponseToken],
+    rows: Sequence[RowEvidence | None],
+    spans: Sequence[AnswerSpan],
+) -> Mapping[Part, float]:
+    """The parts over the tokens of these spans; empty where there is no span, nan where a number is missing."""
+    if not spans:
+        return {}
+    return probe.measure(
+        spans,
+        [math.nan if row is None else row.scores[0] for row in rows],
+        [token.logprob for token in tokens],
+        [token.entropy for token in tokens],
+    )
+
+
+def _risk(probe: Probe, parts: Mapping[Part, float]) -> float | None:
+    """The risk; None without a probe score even where the risk model does without it: a silent tap is a failure."""
+    if not math.isfinite(parts.get("cett", math.nan)):
+        return None
+    return finite(probe.risk_model.risk(parts))
 
 
 def _locate(response: ModelResponse, probe: Probe, question: str, locator: Locator) -> list[AnswerSpan]:
@@ -180,33 +211,20 @@ def _locator_name(probe: Probe, locator: Locator) -> str:
     return probe.locator if locator == "default" else locator
 
 
-def _pool(probe: Probe, scores: NDArray[np.float64], spans: Sequence[AnswerSpan]) -> float | None:
-    if not spans:
-        return None
-    logit = probe.pooled_logit(scores, spans)
-    return logit if math.isfinite(logit) else None
-
-
-def _risk(probe: Probe, logit: float | None) -> float | None:
-    return None if logit is None else probe.calibration.risk(logit)
-
-
 def _answer_tokens(spans: Sequence[AnswerSpan]) -> list[int]:
     return sorted({at for span in spans for at in range(span.start, span.end)})
 
 
-def _signals(response: ModelResponse, answer: Sequence[int], logit: float | None) -> Signals:
-    if not answer:
-        return Signals(length=len(response.tokens))
-    logprobs = np.asarray([response.tokens[at].logprob for at in answer], dtype=np.float64)
-    entropies = np.asarray([response.tokens[at].entropy for at in answer], dtype=np.float64)
+def _signals(parts: Mapping[Part, float]) -> Signals:
+    if not parts:
+        return Signals()
     return Signals(
-        cett=logit,
-        mean_logprob=finite(logprobs.mean()),
-        min_logprob=finite(logprobs.min()),
-        mean_entropy=finite(entropies.mean()),
-        max_entropy=finite(entropies.max()),
-        length=len(response.tokens),
+        cett=finite(parts["cett"]),
+        mean_logprob=finite(parts["mean_logprob"]),
+        min_logprob=finite(parts["min_logprob"]),
+        mean_entropy=finite(parts["mean_entropy"]),
+        max_entropy=finite(parts["max_entropy"]),
+        length=int(parts["length"]),
     )
 
 

@@ -1,10 +1,12 @@
 """Plan: a checked request in the engine's terms. What can be refused is refused here, before a token is made."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import TemplateError
 
+from probes.probe import Probe
 from probes.prompts import NoChatTemplateError, encode_messages, encode_prompt
 from probes.sampling import SamplingParams
 from service.errors import ApiError
@@ -79,11 +81,15 @@ def plan_choices(served: ServedModel, body: GenerateRequest, request_id: str) ->
 
 
 def plan_guard(served: ServedModel, options: GuardOptions, question: str) -> GuardPlan:
-    """Fill in what the request left to the server and the probe."""
+    """Fill in what the request left to the server and the probe.
+
+    Raises:
+        ApiError: 422, where the probe does not carry the budget that the request names.
+    """
     suppresses = options.policy == "suppress"
     return GuardPlan(
         policy=options.policy,
-        threshold=served.probe.threshold if options.threshold is None else options.threshold,
+        threshold=find_threshold(served.probe, options.threshold),
         alpha=1.0 if suppresses else options.alpha,
         suppress_alpha=options.alpha if options.alpha < 1 else served.suppress_alpha,
         locator=options.locator,
@@ -93,6 +99,29 @@ def plan_guard(served: ServedModel, options: GuardOptions, question: str) -> Gua
         shows_tokens=options.return_tokens,
         shows_spans=options.return_spans,
     )
+
+
+def find_threshold(probe: Probe, asked: float | str | None) -> float:
+    """The risk from which to act.
+
+    Args:
+        probe: The served probe.
+        asked: A risk; `fpr:` and a budget; or None for the probe's own.
+
+    Raises:
+        ApiError: 422, where the probe does not carry the budget.
+    """
+    if asked is None:
+        return probe.threshold
+    if not isinstance(asked, str):
+        return asked
+    share = float(asked.removeprefix("fpr:"))
+    for budget in probe.budgets:
+        if math.isclose(budget.fpr, share):
+            return budget.threshold
+    carried = ", ".join(f'"fpr:{budget.fpr:g}"' for budget in probe.budgets) or "none"
+    message = f"this probe has no threshold for that budget; it has: {carried}"
+    raise ApiError(422, "unknown_budget", message, param="guard.threshold")
 
 
 def check_names(served: ServedModel, body: GenerateRequest | ScoreRequest) -> None:

@@ -53,7 +53,7 @@ async def run_score(served: ServedModel, plan: ScorePlan, metrics: Metrics, resp
     """
     guard, probe, began = plan.guard, served.probe, time.perf_counter()
     scored = await served.engine.score(
-        plan.prompt_ids, plan.response_ids, alpha=guard.alpha, wants_neurons=guard.explains
+        plan.prompt_ids, plan.response_ids, alpha=guard.alpha, wants_neurons=guard.explains, heads=served.heads
     )
     response = read_scored(served.engine.tokenizer, scored, plan.text, probe.position)
     judgement = judge(response, probe, question=guard.question, locator=guard.locator, explains=guard.explains)

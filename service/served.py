@@ -1,4 +1,4 @@
-"""ServedModel: an engine and the probe whose heads it has loaded. A request keeps the one that it began with."""
+"""ServedModel: an engine and a probe whose heads it has loaded. A request keeps the one that it began with."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from probes.artifact import ProbeArtifact
 from probes.probe import Probe
-from service.engines.base import Engine, HeadBank
+from service.engines.base import Engine, HeadBank, Heads
 from service.guard import PROBE_HEAD
 from service.policy import OnError
 
@@ -17,6 +17,8 @@ class ServedModel:
 
     engine: Engine
     artifact: ProbeArtifact
+    heads: Heads
+    """The probe's, in the engine."""
     suppress_alpha: float = 0.0
     on_error: OnError = "fail_closed"
     abstention: str = "I am not sure enough to answer that."

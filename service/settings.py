@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     canary_s: float = Field(
         300.0, ge=0, description="seconds between golden traces that run beside requests; 0: only at the start"
     )
+    canary_timeout_s: float = Field(
+        60.0, gt=0, description="seconds a golden trace may take, ten times as many at the start; late is not ready"
+    )
     drain_s: float = Field(30.0, ge=0, description="seconds that running requests get to finish at shutdown")
     on_error: OnError = Field(
         "fail_closed", description="when a response cannot be scored: fail_closed (an error) or fail_open (serve it)"
@@ -70,6 +73,11 @@ class Settings(BaseSettings):
     )
     abstention: str = Field(
         "I am not sure enough to answer that.", min_length=1, description="text that replaces an answer under abstain"
+    )
+    admin_key_sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-fA-F]{64}$",
+        description="SHA-256, in hex, of the key that POST /probes/activate asks for; unset: nobody may",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
     fake_step_s: float = Field(0.0, ge=0, description="fake engine only: seconds a step takes")

@@ -1,47 +1,26 @@
 """Where extraction is called in vLLM's model runner, the one that vLLM calls V1."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from offline.passage_sums import PassageSums, Piece
 from offline.passages import Passage
 from probes.spans import AnswerSpan
 
 KEY = "hguard_extract"
-SUPPORTED_VLLM = "0.25.1 to 0.32"
 
-_METHODS = {
+METHODS = {
     "_prepare_inputs": ["self", "scheduler_output", "num_scheduled_tokens"],
     "_get_prompt_logprobs_dict": ["self", "hidden_states", "num_scheduled_tokens"],
 }
+"""What is overridden, for `probes.vllm_start.check_signatures`."""
 
 
 def describe(row: int, passage: Passage) -> dict[str, Any]:
     """What the runner must know of a passage beside its tokens, for `SamplingParams.extra_args`."""
     return {KEY: (row, len(passage.prompt_ids), [(span.start, span.end) for span in passage.spans])}
-
-
-def check_runner(runner: type, version: str) -> None:
-    """Every overridden method takes what we pass on.
-
-    Args:
-        runner: The class of the model runner.
-        version: Of vLLM, for the message.
-
-    Raises:
-        RuntimeError: Naming what has changed.
-    """
-    for name, parameters in _METHODS.items():
-        method: Callable[..., Any] | None = getattr(runner, name, None)
-        found = list(inspect.signature(method).parameters) if method else None
-        if found != parameters:
-            raise RuntimeError(
-                f"vLLM {version}: {runner.__module__}.{runner.__name__}.{name} takes {found}, expected {parameters}; "
-                f"extraction runs on vLLM {SUPPORTED_VLLM}: install one of those, or use --extractor transformers"
-            )
 
 
 class ExtractRunner:
@@ -50,6 +29,23 @@ class ExtractRunner:
     hguard_sums: PassageSums
     hguard_error: str = ""
     """Why extraction gave up; everything that is fed afterwards is for nothing."""
+
+    def hguard_tap(self, down: nn.Module, layer: int) -> None:
+        """Read a down projection on every pass.
+
+        Args:
+            down: Linear layer of vLLM: z [rows, M] -> h [rows, D], whole in this process; in a batch of one where vLLM
+                runs the model through its back end for models of transformers.
+            layer: Which.
+        """
+
+        def read(_module: nn.Module, args: tuple[Tensor], output: Any) -> None:
+            z, h = args[0], output[0] if isinstance(output, tuple) else output
+            if z.dim() == 3:
+                z, h = z[0], h[0]
+            self._hguard_try(lambda: self.hguard_sums.add(layer, z, h))
+
+        down.register_forward_hook(read)
 
     def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)  # type: ignore[misc]
@@ -66,8 +62,8 @@ class ExtractRunner:
         if not self.hguard_error:
             try:
                 work()
-            except (RuntimeError, ValueError, OSError) as error:
-                self.hguard_error = str(error)
+            except Exception as error:  # noqa: BLE001 - told over RPC, whatever it is
+                self.hguard_error = f"{type(error).__name__}: {error}"
                 self.hguard_sums.begin(())
 
     def _hguard_pieces(self, counts: list[int]) -> list[Piece]:

@@ -9,9 +9,10 @@ import vllm
 
 from offline.extract import FeatureStore
 from offline.passage_sums import PassageSums
-from offline.vllm_extract.runner import ExtractRunner, check_runner
+from offline.vllm_extract.runner import METHODS, ExtractRunner
 from probes.checkpoint import Checkpoint
 from probes.neurons import NeuronSet
+from probes.vllm_start import check_signatures
 
 
 class ExtractWorker:
@@ -25,7 +26,7 @@ class ExtractWorker:
         """
         worker: Any = self
         runner, config = worker.model_runner, worker.vllm_config
-        check_runner(type(runner), vllm.__version__)
+        check_signatures(type(runner), METHODS, vllm.__version__)
         if config.quant_config is not None:
             raise RuntimeError(
                 "the weights are quantized, so W_down has no plain columns: use --extractor transformers"
@@ -42,9 +43,11 @@ class ExtractWorker:
             runner.model.compute_logits,
             self._keep,
         )
-        for layer, block in enumerate(checkpoint.blocks):
-            _tap(runner.model.get_submodule(block.module), layer, runner.hguard_sums)
         runner.__class__ = type(f"Extract{type(runner).__name__}", (ExtractRunner, type(runner)), {})
+        for layer, block in enumerate(checkpoint.blocks):
+            down = runner.model.get_submodule(block.module)
+            _check_layer(down, layer)
+            runner.hguard_tap(down, layer)
 
     def hguard_open(self, folder: str, keys: list[str], neurons: int, settings: dict[str, Any]) -> None:
         """RPC: rows that are finished from now on go into this store, see `FeatureStore`."""
@@ -59,11 +62,6 @@ class ExtractWorker:
         self.hguard_store.write(rows, features, signals)
 
 
-def _tap(down: Any, layer: int, sums: PassageSums) -> None:
+def _check_layer(down: Any, layer: int) -> None:
     if not getattr(down, "input_is_parallel", False) or down.tp_size > 1:
         raise RuntimeError(f"layer {layer}: {type(down).__name__} does not have z and h whole in one process")
-
-    def read(_module: Any, args: tuple[torch.Tensor], output: Any) -> None:
-        sums.add(layer, args[0], output[0] if isinstance(output, tuple) else output)
-
-    down.register_forward_hook(read)

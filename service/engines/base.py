@@ -4,6 +4,7 @@ An engine turns prompt token ids into rows and tokens. It knows no probe policy,
 """
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -46,6 +47,14 @@ class HeadBank:
     without an end-of-sequence token."""
 
 
+class Heads(Protocol):
+    """A head bank that an engine has loaded, as that engine keeps it."""
+
+    @property
+    def bank(self) -> HeadBank:
+        """What was loaded."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One sequence to generate."""
@@ -61,6 +70,8 @@ class EngineRequest:
     """Off: no taps read for this sequence, rows are None."""
     wants_neurons: bool = False
     """Carry each row's CETT of all K neurons (for `explain`)."""
+    heads: Heads | None = None
+    """None: the engine's default ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +160,23 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Stop; running requests end with EngineError."""
 
-    async def load_heads(self, bank: HeadBank) -> None:
-        """Switch to these heads; requests that run keep the heads they began with."""
+    async def load_heads(self, bank: HeadBank, *, is_default: bool = True) -> Heads:
+        """Load heads beside those in use; requests that run keep the heads they began with.
+
+        Args:
+            bank: The heads.
+            is_default: Requests that name no heads get these from now on. Others are to be held at once.
+
+        Raises:
+            ValueError: The bank is not of this model, or does not fit.
+            EngineError: The engine failed.
+        """
+
+    def hold_heads(self, heads: Heads) -> AbstractContextManager[None]:
+        """These heads stay loaded within; else they may go once no running sequence uses them."""
 
     def generate(self, request: EngineRequest, timing: RequestTiming) -> AsyncIterator[EvidenceStep]:
-        """Generate one sequence, a step at a time; it keeps the heads that were loaded when this was called.
+        """Generate one sequence, a step at a time, under the heads that it names.
 
         Raises:
             RequestTooLongError: At once, before the first step.
@@ -161,7 +184,13 @@ class Engine(Protocol):
         """
 
     async def score(
-        self, prompt_ids: Sequence[int], response_ids: Sequence[int], *, alpha: float = 1.0, wants_neurons: bool = False
+        self,
+        prompt_ids: Sequence[int],
+        response_ids: Sequence[int],
+        *,
+        alpha: float = 1.0,
+        wants_neurons: bool = False,
+        heads: Heads | None = None,
     ) -> ScoredSequence:
         """One teacher-forced pass over prompt and response.
 
@@ -170,7 +199,9 @@ class Engine(Protocol):
             EngineError: The engine failed, or its tap did not run.
         """
 
-    async def audit(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> tuple[ScoredSequence, ...]:
+    async def audit(
+        self, prompt_ids: Sequence[int], response_ids: Sequence[int], *, heads: Heads | None = None
+    ) -> tuple[ScoredSequence, ...]:
         """Score once on every copy of the model that answers requests; other requests come first where they can.
 
         Raises:

@@ -6,6 +6,8 @@ generated and a teacher-forced response have equal scores. Never chosen unless a
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,6 +20,7 @@ from service.engines.base import (
     EngineRequest,
     EvidenceStep,
     HeadBank,
+    Heads,
     RequestTiming,
     RowEvidence,
     ScoredSequence,
@@ -54,6 +57,13 @@ def fake_cett(token_id: int, position: int, n_neurons: int) -> NDArray[np.float3
     return np.asarray((token_id * 31 + position * 17 + neuron * 13) % 101 / 101, dtype=np.float32)
 
 
+@dataclass(frozen=True)
+class FakeHeads:
+    """A bank that is loaded as it is."""
+
+    bank: HeadBank
+
+
 class FakeEngine:
     """An `Engine` without a model."""
 
@@ -86,7 +96,7 @@ class FakeEngine:
         """Sequences that hold a slot."""
         self.steps_total = 0
         self._reply = reply or (lambda _: REPLY)
-        self._bank: HeadBank | None = None
+        self._heads: Heads | None = None
 
     def fingerprint(self, name: str = "") -> ModelFingerprint:  # noqa: ARG002 - it has one model
         """Of the model that it does not have."""
@@ -102,14 +112,20 @@ class FakeEngine:
     async def close(self) -> None:
         """Nothing to stop."""
 
-    async def load_heads(self, bank: HeadBank) -> None:
+    async def load_heads(self, bank: HeadBank, *, is_default: bool = True) -> Heads:
         """Take over the heads."""
-        self._bank = bank
+        heads = FakeHeads(bank)
+        if is_default:
+            self._heads = heads
+        return heads
+
+    def hold_heads(self, heads: Heads) -> AbstractContextManager[None]:  # noqa: ARG002 - it has room for all
+        """Nothing to do: whoever has the heads keeps them."""
+        return nullcontext()
 
     async def generate(self, request: EngineRequest, timing: RequestTiming) -> AsyncIterator[EvidenceStep]:
         """Generate the reply, a byte a step."""
-        bank = self._bank
-        assert bank is not None, "load_heads comes first"
+        bank = self._bank(request.heads)
         ids = self.tokenizer(self._reply(request), add_special_tokens=False).input_ids
         feeds_last = request.is_scored and bank.position == "own"
         fed, start = request.prompt_ids[-1], len(request.prompt_ids) - 1
@@ -131,11 +147,16 @@ class FakeEngine:
             self.running -= 1
 
     async def score(
-        self, prompt_ids: Sequence[int], response_ids: Sequence[int], *, alpha: float = 1.0, wants_neurons: bool = False
+        self,
+        prompt_ids: Sequence[int],
+        response_ids: Sequence[int],
+        *,
+        alpha: float = 1.0,
+        wants_neurons: bool = False,
+        heads: Heads | None = None,
     ) -> ScoredSequence:
         """Score in one step; a missing row is an error here."""
-        bank = self._bank
-        assert bank is not None, "load_heads comes first"
+        bank = self._bank(heads)
         request = EngineRequest("score", tuple(prompt_ids), 1, alpha=alpha, wants_neurons=wants_neurons)
         start = len(prompt_ids) - 1
         fed = [prompt_ids[-1], *response_ids]
@@ -150,9 +171,16 @@ class FakeEngine:
             raise EngineError("the tap did not run")
         return ScoredSequence(tuple(_evidence(token, start + at) for at, token in enumerate(response_ids)), present)
 
-    async def audit(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> tuple[ScoredSequence, ...]:
+    async def audit(
+        self, prompt_ids: Sequence[int], response_ids: Sequence[int], *, heads: Heads | None = None
+    ) -> tuple[ScoredSequence, ...]:
         """Score; there is one copy of the model."""
-        return (await self.score(prompt_ids, response_ids),)
+        return (await self.score(prompt_ids, response_ids, heads=heads),)
+
+    def _bank(self, named: Heads | None) -> HeadBank:
+        heads = named or self._heads
+        assert heads is not None, "load_heads comes first"
+        return heads.bank
 
     async def _step(self, at: int) -> None:
         await asyncio.sleep(self.step_seconds)

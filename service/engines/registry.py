@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from probes.models import resolve_model
+from probes.models import pick_device, resolve_model
 from service.engines.base import Engine
 
 FakeFault = Literal["none", "missing_rows", "nan_scores", "crash", "hang"]
@@ -77,6 +77,11 @@ def _build_vllm(choice: EngineChoice) -> Engine:
         raise EngineUnavailableError(
             "vLLM is not installed here: `make vllm` installs it, or use HGUARD_ENGINE=transformers"
         )
+    if pick_device(choice.device).index is not None:
+        raise EngineUnavailableError(
+            f"HGUARD_DEVICE={choice.device}: vLLM takes the GPUs that it sees, from the first one on: set "
+            "CUDA_VISIBLE_DEVICES and HGUARD_DEVICE=cuda, or use HGUARD_ENGINE=transformers"
+        )
     folder = resolve_model(choice.model)
 
     from service.engines.vllm_engine import VllmEngine
@@ -94,10 +99,9 @@ def _build_vllm(choice: EngineChoice) -> Engine:
 
 
 def _build_auto(choice: EngineChoice) -> Engine:
-    """The vllm engine where vLLM is installed and a GPU is there, else the transformers engine."""
-    import torch
-
-    return _build_vllm(choice) if _has_vllm() and torch.cuda.is_available() else _build_transformers(choice)
+    """The vllm engine where vLLM is installed and the device is a GPU, else the transformers engine."""
+    is_gpu = pick_device(choice.device).type == "cuda"
+    return _build_vllm(choice) if _has_vllm() and is_gpu else _build_transformers(choice)
 
 
 def _has_vllm() -> bool:

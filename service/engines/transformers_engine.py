@@ -7,6 +7,7 @@ The event loop's side: checks requests, passes them to the worker thread and evi
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from service.engines.base import (
     EngineRequest,
     EvidenceStep,
     HeadBank,
+    Heads,
     RequestTiming,
-    RequestTooLongError,
     ScoredSequence,
 )
 from service.engines.batch_loop import BatchLoop
 from service.engines.heads import LoadedHeads
+from service.engines.limits import check_ids
 from service.engines.sequence import Delivery, RunningSequence
 from service.engines.teacher import ScoreJob
 
@@ -101,35 +103,46 @@ class TransformersEngine:
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
 
-    async def load_heads(self, bank: HeadBank) -> None:
-        """Switch to these heads; requests that run keep the heads they began with.
-
-        The switch happens when this returns, in the caller's own step of the event loop: no request can slip in between
-        it and whatever the caller switches along.
+    async def load_heads(self, bank: HeadBank, *, is_default: bool = True) -> Heads:
+        """Load heads beside those in use; requests that run keep the heads they began with.
 
         Raises:
             ValueError: The bank is not of this model.
         """
         self._check_started()
-        self._heads = await asyncio.wrap_future(self._worker.call(lambda: LoadedHeads.load(self.model, bank)))
+        heads = await asyncio.wrap_future(self._worker.call(lambda: LoadedHeads.load(self.model, bank)))
+        if is_default:
+            self._heads = heads
+        return heads
+
+    def hold_heads(self, heads: Heads) -> AbstractContextManager[None]:  # noqa: ARG002 - there is room for all
+        """Nothing to do: whoever has the heads keeps them."""
+        return nullcontext()
 
     def generate(self, request: EngineRequest, timing: RequestTiming) -> AsyncGenerator[EvidenceStep, None]:
-        """Generate one sequence, a step at a time; it keeps the heads that were loaded when this was called.
+        """Generate one sequence, a step at a time, under the heads that it names.
 
         Raises:
             RequestTooLongError: At once, before the first step.
             EngineError: The engine failed.
         """
         self._check_started()
-        self._check_ids(request.prompt_ids, request.max_tokens)
+        check_ids(self, self._vocabulary, request.prompt_ids, request.max_tokens)
         if request.max_tokens < 1:
             raise ValueError("max_tokens must be at least 1")
-        if self._heads is None and (request.is_scored or request.alpha != 1):
+        heads = self._pick(request.heads)
+        if heads is None and (request.is_scored or request.alpha != 1):
             raise EngineError("no heads are loaded: the request can be neither scored nor suppressed")
-        return self._steps(RunningSequence(request, timing, self._heads))
+        return self._steps(RunningSequence(request, timing, heads))
 
     async def score(
-        self, prompt_ids: Sequence[int], response_ids: Sequence[int], *, alpha: float = 1.0, wants_neurons: bool = False
+        self,
+        prompt_ids: Sequence[int],
+        response_ids: Sequence[int],
+        *,
+        alpha: float = 1.0,
+        wants_neurons: bool = False,
+        heads: Heads | None = None,
     ) -> ScoredSequence:
         """One teacher-forced pass over prompt and response.
 
@@ -138,18 +151,21 @@ class TransformersEngine:
             EngineError: The engine failed, or its tap did not run.
         """
         self._check_started()
-        self._check_ids([*prompt_ids, *response_ids], 0)
+        check_ids(self, self._vocabulary, [*prompt_ids, *response_ids])
         if not prompt_ids:
             raise ValueError("the prompt is empty: there is no row that predicts the first token")
-        if self._heads is None:
+        loaded = self._pick(heads)
+        if loaded is None:
             raise EngineError("no heads are loaded")
-        job = ScoreJob(tuple(prompt_ids), tuple(response_ids), self._heads, alpha, wants_neurons)
+        job = ScoreJob(tuple(prompt_ids), tuple(response_ids), loaded, alpha, wants_neurons)
         self._worker.score(job)
         return await asyncio.wrap_future(job.result)
 
-    async def audit(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> tuple[ScoredSequence, ...]:
+    async def audit(
+        self, prompt_ids: Sequence[int], response_ids: Sequence[int], *, heads: Heads | None = None
+    ) -> tuple[ScoredSequence, ...]:
         """Score; there is one copy of the model."""
-        return (await self.score(prompt_ids, response_ids),)
+        return (await self.score(prompt_ids, response_ids, heads=heads),)
 
     async def _steps(self, sequence: RunningSequence) -> AsyncGenerator[EvidenceStep, None]:
         self._worker.submit(sequence)
@@ -174,15 +190,9 @@ class TransformersEngine:
         if self._loop is None:
             raise EngineError("the engine is not started")
 
-    def _check_ids(self, ids: Sequence[int], more: int) -> None:
-        if not ids:
-            raise ValueError("the prompt is empty")
-        if len(ids) + more > self.max_model_len:
-            raise RequestTooLongError(
-                f"{len(ids)} tokens and {more} to generate are more than the {self.max_model_len} of {self.model_name}"
-            )
-        if min(ids) < 0 or max(ids) >= self._vocabulary:  # on a GPU this would end the whole process
-            raise ValueError(f"a token id is outside the model's vocabulary of {self._vocabulary}")
+    def _pick(self, named: Heads | None) -> LoadedHeads | None:
+        assert named is None or isinstance(named, LoadedHeads), "heads of another engine"
+        return named or self._heads
 
 
 def _deliver(deliveries: list[Delivery]) -> None:

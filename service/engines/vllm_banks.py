@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.checkpoint import RoutedRows
-from service.engines.base import EngineError, HeadBank
+from service.engines.base import EngineError, HeadBank, Heads
 
 
 @dataclass(eq=False)
@@ -79,7 +79,7 @@ class Banks:
     ) -> tuple[LoadedBank, BankWrite]:
         """Find slots for a bank; neurons that another loaded bank has too share its slot.
 
-        No request gets the number before `switch`.
+        No request gets the number before `add`.
 
         Args:
             number: From `free_number`.
@@ -122,16 +122,23 @@ class Banks:
         )
         return LoadedBank(number, bank, places), write
 
-    def switch(self, loaded: LoadedBank) -> None:
-        """Serve this one from now on."""
-        self._loaded[loaded.number] = self.current = loaded
+    def add(self, loaded: LoadedBank, *, is_default: bool) -> None:
+        """The workers have it: requests may use it, and as the default those that name none will."""
+        self._loaded[loaded.number] = loaded
+        if is_default:
+            self.current = loaded
+
+    def pick(self, named: Heads | None) -> LoadedBank | None:
+        """The bank that a request names, or the default one."""
+        assert named is None or isinstance(named, LoadedBank), "heads of another engine"
+        return named or self.current
 
     @contextmanager
     def used(self, loaded: LoadedBank | None) -> Iterator[None]:
-        """Keep a bank while a request runs.
+        """Keep a bank while a request runs, or while requests may come.
 
         Raises:
-            EngineError: It was replaced before the request began.
+            EngineError: It was replaced before.
         """
         if loaded is None:
             yield

@@ -2,18 +2,17 @@
 
 import asyncio
 import itertools
-import logging
-import os
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
+from probes.vllm_start import tappable_runner
 from service.engines.base import EngineError
 from service.engines.vllm_banks import BankWrite
+from service.engines.vllm_plugin.compat import check_front_end
+from service.engines.vllm_plugin.modes import check_mode
 from service.engines.vllm_plugin.tap_config import TapConfig
 
-logger = logging.getLogger(__name__)
-_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 _WORKERS = {
     "cpu": "service.engines.vllm_plugin.cpu_worker.CPUTapWorker",
     "cuda": "service.engines.vllm_plugin.gpu_worker.GPUTapWorker",
@@ -23,15 +22,16 @@ _WORKERS = {
 class VllmCore:
     """One AsyncLLM with tapped workers."""
 
-    def __init__(self, tap: TapConfig, device: str, arguments: dict[str, Any]) -> None:
+    def __init__(self, tap: TapConfig, device: str, known: dict[str, Any], wanted: dict[str, Any]) -> None:
         """Prepare.
 
         Args:
             tap: Capacity of the taps.
             device: `cpu` or `cuda`.
-            arguments: vLLM's engine arguments, by their names there.
+            known: vLLM's engine arguments from `probes.vllm_start.start_arguments`.
+            wanted: More of them, the operator's.
         """
-        self._tap, self._device, self._arguments = tap, device, arguments
+        self._tap, self._device, self._known, self._wanted = tap, device, known, wanted
         self._numbers = itertools.count()
         self._vllm: Any = None
         self.running = 0
@@ -48,22 +48,20 @@ class VllmCore:
         Raises:
             EngineError: vLLM did not start, or its workers cannot be tapped.
         """
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
-
+        ours = {
+            "worker_cls": _WORKERS[self._device],
+            "additional_config": self._tap.additional_config(),
+            "max_logprobs": self._tap.wide_columns,
+            "scheduling_policy": "priority",  # the canary comes after all others
+            "disable_log_stats": True,
+        }
+        taken = sorted({"model", "dtype", "skip_tokenizer_init", "generation_config", *ours} & self._wanted.keys())
+        if taken:
+            raise EngineError(f"HGUARD_VLLM_ARGS sets {', '.join(taken)}, which hguard sets itself: take it out")
         try:
-            arguments = AsyncEngineArgs(
-                skip_tokenizer_init=True,
-                generation_config="vllm",
-                worker_cls=_WORKERS[self._device],
-                additional_config=self._tap.additional_config(),
-                max_logprobs=self._tap.wide_columns,
-                disable_log_stats=True,
-                **{"scheduling_policy": "priority", **self._arguments},
-            )
             with tappable_runner():
-                self._vllm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
-        except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
+                self._vllm = await asyncio.to_thread(_started, {**self._known, **self._wanted, **ours})
+        except Exception as error:
             raise EngineError(f"vLLM did not start: {error}") from error
 
     async def close(self) -> None:
@@ -113,7 +111,6 @@ class VllmCore:
             EngineError: vLLM failed or is stopped.
         """
         from vllm.inputs import TokensPrompt
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         self.check_started()
         prompt = TokensPrompt(prompt_token_ids=list(ids))
@@ -128,7 +125,7 @@ class VllmCore:
             async with aclosing(outputs):
                 async for output in outputs:
                     yield output
-        except (EngineDeadError, EngineGenerateError) as error:
+        except Exception as error:  # not all of vLLM's own have a base class
             raise EngineError(f"vLLM failed: {error}") from error
         finally:
             self.running -= 1
@@ -143,26 +140,15 @@ class VllmCore:
             raise EngineError("the engine is not started")
 
 
-@contextmanager
-def tappable_runner() -> Iterator[None]:
-    """VLLM's processes that start meanwhile take its model runner V1, which the taps are written for.
+def _started(arguments: dict[str, Any]) -> Any:
+    import vllm
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.logprobs import FlatLogprobs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import OutputProcessor
 
-    Left to itself vLLM takes V2 on CUDA (0.25.1 to 0.28: for models without experts; later: for all). The variable is
-    inherited by the processes and not kept in ours.
-
-    Raises:
-        EngineError: The operator asks for V2.
-    """
-    wanted = os.environ.get(_RUNNER)
-    if wanted not in (None, "0"):
-        raise EngineError(
-            f"{_RUNNER}={wanted} asks for a model runner of vLLM that the guard cannot tap: unset it, "
-            "or use HGUARD_ENGINE=transformers"
-        )
-    logger.info("vLLM is started with its model runner V1 (%s=0), which the guard's taps are written for", _RUNNER)
-    os.environ[_RUNNER] = "0"
-    try:
-        yield
-    finally:
-        if wanted is None:
-            del os.environ[_RUNNER]
+    check_front_end(OutputProcessor, FlatLogprobs, vllm.__version__)
+    config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
+    check_mode(config, vllm.__version__)  # the workers do it too, but their words end in the log
+    return AsyncLLM.from_vllm_config(config, disable_log_stats=True)

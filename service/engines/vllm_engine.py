@@ -6,7 +6,7 @@ Translates requests into vLLM's and its columns back into evidence. Imported onl
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 from probes.checkpoint import Checkpoint
 from probes.decoding import stop_token_ids
 from probes.fingerprint import ModelFingerprint, fingerprint_model
-from probes.models import load_tokenizer, pick_device, pick_dtype
+from probes.models import load_tokenizer
 from probes.neurons import NeuronSet
+from probes.vllm_start import start_arguments
 from service.engines.base import (
     EngineError,
     EngineRequest,
     EvidenceStep,
     HeadBank,
+    Heads,
     RequestTiming,
-    RequestTooLongError,
     ScoredSequence,
 )
+from service.engines.limits import check_ids
 from service.engines.vllm_banks import Banks, LoadedBank
 from service.engines.vllm_columns import Columns, split, token_of
 from service.engines.vllm_core import VllmCore
 from service.engines.vllm_plugin.tap_config import BANKS, RequestTap, TapConfig
-
-_CPU_CACHE_BYTES = 2 << 30
 
 
 class VllmEngine:
@@ -71,26 +71,18 @@ class VllmEngine:
         self.tokenizer = load_tokenizer(model_folder)
         self.model_name = model_name
         self.stop_token_ids = stop_token_ids(self.checkpoint.skeleton, self.tokenizer)
-        place = pick_device(device)
-        self.device, self.dtype = place.type, str(pick_dtype(dtype, place)).removeprefix("torch.")
+        self.device, known = start_arguments(model_folder, dtype, device)
+        self.dtype = str(known["dtype"])
         tap = TapConfig(self.checkpoint.blocks, slots)
         text: Any = self.checkpoint.config.get_text_config()
         self._vocabulary = int(text.vocab_size)
-        known: dict[str, Any] = {
-            "model": str(model_folder),
-            "dtype": self.dtype,
-            "max_num_seqs": max_rows,
-            "max_model_len": int(text.max_position_embeddings),
-            # vLLM would take nearly all memory of a CPU machine for keys and values.
-            **({"kv_cache_memory_bytes": _CPU_CACHE_BYTES} if place.type == "cpu" else {}),
-            **(arguments or {}),
-        }
+        wanted = {"max_num_seqs": max_rows, "max_model_len": int(text.max_position_embeddings), **(arguments or {})}
         # One row more than a response has tokens may be fed: the last token's own.
-        self.max_model_len = int(known["max_model_len"]) - 1
+        self.max_model_len = int(wanted["max_model_len"]) - 1
         self._banks = Banks(self.checkpoint.block_widths, slots, tap.heads, BANKS)
         self._loading = asyncio.Lock()
         self._columns = Columns(tap)
-        self._core = VllmCore(tap, self.device, known)
+        self._core = VllmCore(tap, self.device, known, wanted)
 
     @property
     def running(self) -> int:
@@ -117,76 +109,65 @@ class VllmEngine:
         """Stop; running requests end with EngineError."""
         await self._core.close()
 
-    async def load_heads(self, bank: HeadBank) -> None:
-        """Switch to these heads; requests that run keep the heads they began with. Nothing is compiled again.
+    async def load_heads(self, bank: HeadBank, *, is_default: bool = True) -> Heads:
+        """Load heads, once a bank is free; requests that run keep the ones they began with. Nothing is compiled again.
 
         Raises:
             ValueError: The bank is not of this model, or does not fit into the slots.
             EngineError: The workers are not tapped.
         """
         self._core.check_started()
-        norms = self.checkpoint.column_norms(bank.neurons)
+        norms = await asyncio.to_thread(self.checkpoint.column_norms, bank.neurons)
         routed = await asyncio.to_thread(self.checkpoint.routed_rows, bank.neurons)
         async with self._loading:  # two that load at once would find the same number free
             number = await self._banks.free_number()
             loaded, write = self._banks.plan(number, bank, norms, routed)
             await self._core.write(write)
-            self._banks.switch(loaded)
+            self._banks.add(loaded, is_default=is_default)
+        return loaded
+
+    def hold_heads(self, heads: Heads) -> AbstractContextManager[None]:
+        """The bank stays loaded within."""
+        return self._banks.used(self._banks.pick(heads))
 
     def generate(self, request: EngineRequest, timing: RequestTiming) -> AsyncGenerator[EvidenceStep, None]:
-        """Generate one sequence, a step at a time; it keeps the heads that were loaded when this was called.
+        """Generate one sequence, a step at a time, under the heads that it names.
 
         Raises:
             RequestTooLongError: At once, before the first step.
             EngineError: The engine failed.
         """
         self._core.check_started()
-        self._check_ids(request.prompt_ids, request.max_tokens)
+        check_ids(self, self._vocabulary, request.prompt_ids, request.max_tokens)
         if request.max_tokens < 1:
             raise ValueError("max_tokens must be at least 1")
-        loaded = self._banks.current
+        loaded = self._banks.pick(request.heads)
         if loaded is None and (request.is_scored or request.alpha != 1):
             raise EngineError("no heads are loaded: the request can be neither scored nor suppressed")
         return self._steps(request, loaded, timing)
 
     async def score(
-        self, prompt_ids: Sequence[int], response_ids: Sequence[int], *, alpha: float = 1.0, wants_neurons: bool = False
+        self,
+        prompt_ids: Sequence[int],
+        response_ids: Sequence[int],
+        *,
+        alpha: float = 1.0,
+        wants_neurons: bool = False,
+        heads: Heads | None = None,
+        **place: Any,
     ) -> ScoredSequence:
-        """One teacher-forced pass over prompt and response.
+        """One teacher-forced pass over prompt and response; `place` is as in `VllmCore.outputs`.
 
         Raises:
             RequestTooLongError: They do not fit the model.
             EngineError: The engine failed, or its tap did not run.
         """
-        return await self._score(prompt_ids, response_ids, alpha, wants_neurons)
-
-    async def audit(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> tuple[ScoredSequence, ...]:
-        """Score once on every replica, behind all other requests.
-
-        Raises:
-            EngineError: The engine failed, or its tap did not run.
-        """
-        self._core.check_started()
-        replicas = [
-            self._score(prompt_ids, response_ids, is_background=True, replica=replica)
-            for replica in range(self._core.replicas)
-        ]
-        return tuple(await asyncio.gather(*replicas))
-
-    async def _score(
-        self,
-        prompt_ids: Sequence[int],
-        response_ids: Sequence[int],
-        alpha: float = 1.0,
-        wants_neurons: bool = False,
-        **place: Any,
-    ) -> ScoredSequence:
         self._core.check_started()
         ids = [*prompt_ids, *response_ids]
-        self._check_ids(ids, 0)
+        check_ids(self, self._vocabulary, ids)
         if not prompt_ids:
             raise ValueError("the prompt is empty: there is no row that predicts the first token")
-        loaded = self._banks.current
+        loaded = self._banks.pick(heads)
         if loaded is None:
             raise EngineError("no heads are loaded")
         tap = RequestTap(loaded.number, alpha, wants_neurons, len(prompt_ids) - 1)
@@ -195,9 +176,25 @@ class VllmEngine:
             scored = self._core.outputs(ids, params, "score", salt=loaded.salt_of(alpha), **place)
             async with aclosing(scored) as outputs:
                 output = [output async for output in outputs][-1]
-        columns = [*split(output.prompt_logprobs)[len(prompt_ids) :], *split(output.outputs[0].logprobs)]
+        # The first position is vLLM's, of the prompt's first token, which no row predicts.
+        columns = [*split(output.prompt_logprobs)[1:], *split(output.outputs[0].logprobs)]
         tokens = tuple(token_of(token_id, row) for token_id, row in zip(response_ids, columns[:-1], strict=True))
         return ScoredSequence(tokens, tuple(self._columns.row(row, loaded, wants_neurons) for row in columns))
+
+    async def audit(
+        self, prompt_ids: Sequence[int], response_ids: Sequence[int], *, heads: Heads | None = None
+    ) -> tuple[ScoredSequence, ...]:
+        """Score once on every replica, behind all other requests.
+
+        Raises:
+            EngineError: The engine failed, or its tap did not run.
+        """
+        self._core.check_started()
+        replicas = [
+            self.score(prompt_ids, response_ids, heads=heads, is_background=True, replica=replica)
+            for replica in range(self._core.replicas)
+        ]
+        return tuple(await asyncio.gather(*replicas))
 
     async def _steps(
         self, request: EngineRequest, loaded: LoadedBank | None, timing: RequestTiming
@@ -236,13 +233,3 @@ class VllmEngine:
                         if is_last:
                             return
         raise EngineError(f"vLLM ended the request after {count} tokens without a reason")
-
-    def _check_ids(self, ids: Sequence[int], more: int) -> None:
-        if not ids:
-            raise ValueError("the prompt is empty")
-        if len(ids) + more > self.max_model_len:
-            raise RequestTooLongError(
-                f"{len(ids)} tokens and {more} to generate are more than the {self.max_model_len} of {self.model_name}"
-            )
-        if min(ids) < 0 or max(ids) >= self._vocabulary:
-            raise ValueError(f"a token id is outside the model's vocabulary of {self._vocabulary}")

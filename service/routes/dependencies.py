@@ -1,5 +1,6 @@
 """What routes ask of the application."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -15,9 +16,10 @@ def lifecycle_of(request: Request) -> Lifecycle:
     return lifecycle
 
 
-def served_of(request: Request) -> ServedModel:
-    """The served model; 503 until it is ready."""
-    return lifecycle_of(request).served
+async def served_of(request: Request) -> AsyncIterator[ServedModel]:
+    """The served model, until the last byte of the response; 503 until it is ready."""
+    with lifecycle_of(request).serving() as served:
+        yield served
 
 
 def metrics_of(request: Request) -> Metrics:

@@ -18,6 +18,18 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": text}
+    for status, text in {
+        401: "another key",
+        403: "no key is set",
+        404: "no such probe",
+        409: "the probe is refused; what was served before still is",
+        422: "a field is wrong",
+        503: "no model is loaded",
+    }.items()
+}
+
 NOT_READY: dict[int | str, dict[str, Any]] = {503: ERRORS[503]}
 
 STREAM: dict[int | str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ from probes.artifact import ArtifactError, ProbeArtifact, load_artifact
 from probes.registry import list_artifacts
 from service.routes.dependencies import CurrentLifecycle, CurrentMetrics, CurrentModel
 from service.routes.responses import NOT_READY
-from service.schemas.status import Index, Live, ProbeEntry, ProbeList, Ready, Version
+from service.schemas.status import BudgetEntry, Index, Live, ProbeEntry, ProbeList, Ready, Version
 from service.version import VERSION
 
 router = APIRouter()
@@ -91,6 +91,8 @@ def _entry(artifact: ProbeArtifact, state: Literal["active", "available"]) -> Pr
         position=probe.position,
         locator=probe.locator,
         threshold=probe.threshold,
+        budgets=[BudgetEntry(**asdict(budget)) for budget in probe.budgets],
+        risk_parts=dict(probe.risk_model.weights),
         selected_neurons=len(probe.neurons),
         h_neurons=len(probe.h_neurons),
         per_mille=probe.per_mille,

@@ -1,8 +1,9 @@
 """Options of a request: how to sample, and what the guard is to do. Conflicts are refused, never resolved silently."""
 
+import re
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.guard import Locator
@@ -10,6 +11,26 @@ from service.policy import OnError, Policy
 from service.schemas.strict import Strict
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+BUDGET = r"^fpr:0?\.[0-9]{1,6}$"
+"""How a request names a budget of false positives, such as `fpr:0.05`."""
+
+
+def _check_threshold(value: object) -> object:
+    """One message for both forms; a union would answer with one for each."""
+    if isinstance(value, str):
+        is_valid = re.fullmatch(BUDGET, value) is not None
+    else:
+        is_valid = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
+    if not is_valid:
+        raise PydanticCustomError("threshold", 'give a risk between 0 and 1, or a budget such as "fpr:0.05"')
+    return value
+
+
+Threshold = Annotated[
+    Annotated[float, Field(gt=0, lt=1)] | Annotated[str, StringConstraints(pattern=BUDGET)],
+    BeforeValidator(_check_threshold),
+]
 
 
 class SamplingOptions(Strict):
@@ -29,7 +50,11 @@ class GuardOptions(Strict):
 
     probe: str = Field("default", min_length=1, max_length=256, description="default, name or name@version")
     policy: Policy = "annotate"
-    threshold: float | None = Field(None, gt=0, lt=1, description="risk from which to act; null: the probe's own")
+    threshold: Threshold | None = Field(
+        None,
+        description="risk from which to act; null: the probe's own; `fpr:0.05`: the one that flags at most 5% of "
+        "faithful responses, where the probe has it",
+    )
     alpha: float = Field(1.0, ge=0, le=3, description="multiplier on the H-neurons' z; 1 = off; experimental")
     locator: Locator = Field(
         "default", description="which tokens are judged; default: what the probe was calibrated with"

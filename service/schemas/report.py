@@ -1,5 +1,6 @@
 """The guard object: what a client is told about a response's truth. Not scored is null, never 0."""
 
+from probes.parts import Part
 from service.guard import Status
 from service.policy import Action
 from service.schemas.strict import Sent
@@ -14,14 +15,17 @@ class ProbeLabel(Sent):
 
 
 class SignalsReport(Sent):
-    """The parts behind the risk; the free signals are taken over the answer tokens."""
+    """The parts over the answer tokens: those that go into the risk, and the others for comparison."""
 
     cett: float | None
     mean_logprob: float | None
     min_logprob: float | None
     mean_entropy: float | None
     max_entropy: float | None
-    length: int
+    length: int | None
+    """Answer tokens."""
+    used: list[Part]
+    """Which of them go into the risk."""
 
 
 class SpanReport(Sent):
@@ -80,6 +84,9 @@ class GuardReport(Sent):
     threshold: float
     action: Action
     signals: SignalsReport
+    out_of_domain: bool | None
+    """Whether the signals lie outside those of the training rows. The risk stays as calculated, but is not to be relied
+    on. Null where nothing was scored."""
     probe: ProbeLabel
     alpha: float
     spans: list[SpanReport] | None

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from probes.parts import Part
 from service.schemas.strict import Sent
 
 
@@ -34,6 +35,16 @@ class Version(Sent):
     transformers: str
 
 
+class BudgetEntry(Sent):
+    """A threshold for a budget of false positives; requests name it `fpr:` and the share."""
+
+    fpr: float
+    threshold: float
+    low: float
+    """95% interval of the threshold that would spend exactly the budget."""
+    high: float
+
+
 class ProbeEntry(Sent):
     """One probe."""
 
@@ -45,6 +56,9 @@ class ProbeEntry(Sent):
     position: str
     locator: str
     threshold: float
+    budgets: list[BudgetEntry]
+    risk_parts: dict[Part, float]
+    """Weights of the parts that the risk is made of."""
     selected_neurons: int
     h_neurons: int
     per_mille: float

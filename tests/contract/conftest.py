@@ -1,4 +1,4 @@
-"""One suite, every engine: `parts` is an engine with a probe of its own, not started yet."""
+"""One suite for the engines that start in a moment: `parts` is an engine with a probe of its own, not started yet."""
 
 from importlib.util import find_spec
 

@@ -1,9 +1,11 @@
 """What each policy does with a risky and with a safe response, in JSON and in a stream (fake engine: known texts)."""
 
+from dataclasses import replace
 from math import exp
 
 import pytest
 
+from probes.risk import Budget
 from tests.serving import QUESTION, make_parts, read_events
 
 LOW, HIGH = 0.01, 0.99
@@ -127,11 +129,12 @@ async def test_suppress_under_the_threshold_generates_once(serve):
 async def test_stop_ends_at_the_token_where_the_running_risk_crosses(serve, position):
     client = await serve(make_parts(position=position, locator="response"))
     tokens = (await ask(client, "annotate", 0.5)).json()["choices"][0]["guard"]["tokens"]
-    logits = [token["logit"] for token in tokens]
-    means = [sum(logits[: n + 1]) / (n + 1) for n in range(len(logits))]
-    # A threshold that is first crossed somewhere inside.
-    cut = next(n for n in range(3, len(means)) if means[n] > max(means[:n]))
-    threshold = 1 / (1 + exp(-(1.5 * (means[cut] - 1e-6) + 0.1)))
+    means = [sum(token["logit"] for token in tokens[: n + 1]) / (n + 1) for n in range(len(tokens))]
+    lowest = [min(token["logprob"] for token in tokens[: n + 1]) for n in range(len(tokens))]
+    # A threshold that is first crossed somewhere inside; the combination is the one of `service.fake_probe`.
+    combined = [mean - 0.5 * low - 0.25 for mean, low in zip(means, lowest, strict=True)]
+    cut = next(n for n in range(3, len(combined)) if combined[n] > max(combined[:n]))
+    threshold = 1 / (1 + exp(-(1.5 * (combined[cut] - 1e-6) + 0.1)))
     answer = (await ask(client, "stop", threshold)).json()
     (choice,) = answer["choices"]
     assert len(choice["guard"]["tokens"]) == cut + 1
@@ -141,3 +144,68 @@ async def test_stop_ends_at_the_token_where_the_running_risk_crosses(serve, posi
     assert "".join(data["text"] for name, _, data in events if name == "token") == choice["text"]
     assert events[-2][2]["risk"] == choice["guard"]["risk"]
     assert (await ask(client, "stop", HIGH)).json()["choices"][0]["guard"]["action"] == "none"
+
+
+@pytest.mark.parametrize(("budget", "threshold"), [("fpr:0.05", 0.9), ("fpr:.1", 0.8)])
+async def test_a_budget_acts_from_the_threshold_that_the_probe_carries_for_it(serve, budget, threshold):
+    client = await serve()
+    by_budget, by_risk = [
+        (await ask(client, "flag", asked)).json()["choices"][0]["guard"] for asked in (budget, threshold)
+    ]
+    assert by_budget == by_risk
+    assert by_budget["threshold"] == threshold
+    assert by_budget["action"] == ("flagged" if by_budget["risk"] >= threshold else "none")
+
+
+async def test_a_budget_decides_block_and_stop_too(serve):
+    """The risk of the fake's reply lies between its two thresholds when the probe is moved there."""
+    parts = make_parts(locator="response")
+    client = await serve(parts)
+    risk = (await ask(client, "annotate", 0.5)).json()["risk"]
+    budgets = (
+        Budget(0.05, threshold=risk + 1e-3, low=0.0, high=1.0),
+        Budget(0.1, threshold=risk - 1e-3, low=0.0, high=1.0),
+    )
+    artifact = replace(parts.artifact, probe=replace(parts.artifact.probe, budgets=budgets))
+    client = await serve(replace(make_parts(locator="response"), artifact=artifact))
+    for policy, action in (("block", "blocked"), ("abstain", "abstained")):
+        assert (await ask(client, policy, "fpr:0.05")).json()["choices"][0]["guard"]["action"] == "none"
+        assert (await ask(client, policy, "fpr:0.1")).json()["choices"][0]["guard"]["action"] == action
+
+
+@pytest.mark.parametrize("path", ["/generate", "/score"])
+async def test_a_budget_that_the_probe_does_not_carry_is_refused_with_those_it_does(serve, path):
+    client = await serve()
+    body = {"prompt": QUESTION, "guard": {"policy": "flag", "threshold": "fpr:0.03"}}
+    answer = await client.post(path, json=body if path == "/generate" else {**body, "response": "Paris"})
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("unknown_budget", "guard.threshold")
+    assert '"fpr:0.05", "fpr:0.1"' in error["message"]
+    assert "0.03" not in answer.text
+
+
+async def test_a_stream_with_an_unknown_budget_is_refused_before_it_begins(serve):
+    client = await serve()
+    body = {"prompt": QUESTION, "stream": True, "guard": {"threshold": "fpr:0.03"}}
+    assert (await client.post("/generate", json=body)).status_code == 422
+
+
+@pytest.mark.parametrize("position", ["own", "predicting"])
+async def test_a_stream_has_the_numbers_of_the_json_to_the_last_bit(serve, position):
+    """The fake's rows do not depend on a batch, so nothing but the guard's own sums could differ."""
+    client = await serve(make_parts(position=position))
+    guard = (await ask(client, "annotate", 0.5)).json()["choices"][0]["guard"]
+    for mode in ("immediate", "hold"):
+        events = read_events((await ask(client, "annotate", 0.5, stream=True, mode=mode)).text)
+        tokens = [data for name, _, data in events if name == "token"]
+        assert [(token["logit"], token["risk"]) for token in tokens] == [
+            (token["logit"], token["risk"]) for token in guard["tokens"]
+        ]
+        (span,) = [data for name, _, data in events if name == "span"]
+        final = events[-2][2]
+        assert (span["risk"], final["risk"], final["signals"]) == (
+            guard["spans"][0]["risk"],
+            guard["risk"],
+            guard["signals"],
+        )

@@ -9,10 +9,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from probes.artifact import GoldenTrace, ProbeArtifact
 from probes.calibration import Calibration
+from probes.domain import Domain, PartRange
 from probes.fingerprint import fingerprint_model
 from probes.neurons import NeuronSet
 from probes.positions import PositionRule, sequence_slice
 from probes.probe import Probe
+from probes.risk import Budget, RiskModel
 from probes.tap import HeadTap
 from service.engines.fake import fake_tokenizer
 from service.lifecycle import Parts
@@ -57,8 +59,21 @@ def make_tiny_parts(folder: Path, position: PositionRule) -> Parts:
         norms=tap.norms.detach().numpy().astype(np.float32),
         intercept=0.2,
         position=position,
-        calibration=Calibration("platt", slope=1.2, offset=-0.1),
+        risk_model=RiskModel(
+            {
+                "cett": 0.8,
+                "mean_logprob": -0.1,
+                "min_logprob": -0.2,
+                "mean_entropy": 0.1,
+                "max_entropy": 0.2,
+                "length": 0.01,
+            },
+            intercept=-1.5,
+            calibration=Calibration("platt", slope=1.2, offset=-0.1),
+        ),
+        domain=Domain({"cett": PartRange(-3.0, 0.0, 3.0), "length": PartRange(1.0, 5.0, 9.0)}, cutoff=1.5),
         threshold=0.5,
+        budgets=(Budget(0.05, threshold=0.9, low=0.8, high=1.0),),
         locator="response",
     )
     golden = _golden(model, tap, probe)

@@ -69,6 +69,23 @@ async def test_the_curl_of_the_readme_gets_a_scored_answer(address):
     answer_logits = [token["logit"] for token in guard["tokens"] if token["is_answer"]]
     assert math.isclose(sum(answer_logits) / len(answer_logits), guard["logit"], abs_tol=1e-4)
     assert guard["explain"]
+    assert guard["out_of_domain"] is False
+    assert {"cett", "min_logprob"} <= set(guard["signals"]["used"])
+
+
+async def test_a_text_of_another_kind_is_scored_and_said_to_be_out_of_domain(address):
+    code = "for (int i = 0; i < n; i++) {\n    sum += a[i] * b[i];\n}\nreturn sum;"
+    guard = (await post(address, "/score", {"prompt": QUESTION, "response": code}))["guard"]
+    assert (guard["status"], guard["out_of_domain"]) == ("scored", True)
+
+
+async def test_every_budget_of_the_probe_can_be_asked_for(address):
+    async with httpx.AsyncClient(base_url=address) as client:
+        active = (await client.get("/probes")).json()["probes"][0]
+    assert [budget["fpr"] for budget in active["budgets"]] == [0.01, 0.05, 0.1, 0.2]
+    for budget in active["budgets"]:
+        body = {"prompt": QUESTION, "response": "Paris", "guard": {"threshold": f"fpr:{budget['fpr']}"}}
+        assert (await post(address, "/score", body))["guard"]["threshold"] == budget["threshold"]
 
 
 async def test_stream_and_score_give_the_risk_of_the_json_answer(address):

@@ -22,6 +22,7 @@ import torch
 
 from offline import train_probe
 from offline.madeup_questions import MADEUP_EACH, make_madeup_questions
+from offline.passage_reader import SIGNALS
 from offline.world_questions import make_world_questions
 from probes.artifact import golden_error, load_artifact
 from probes.fingerprint import check_model, fingerprint_model
@@ -252,7 +253,7 @@ async def test_a_service_on_the_artifact_scores_the_answers_as_they_were_fitted(
     settings = {"engine": "transformers", "model": DEFAULT_MODEL, "probe": str(trained.artifact), "device": "cpu"}
     async with serve_in_process(None, **settings) as client:
         assert (await client.get("/readyz")).status_code == 200  # the golden trace passed
-        logits = []
+        logits, risks = [], []
         for key in rows[:20]:
             prompt = questions[key]["question"] + ANSWER_ONLY
             body = {"prompt": prompt, "response_token_ids": answers[key]["token_ids"]}
@@ -260,6 +261,7 @@ async def test_a_service_on_the_artifact_scores_the_answers_as_they_were_fitted(
             assert answer.status_code == 200, answer.text
             assert answer.json()["text"] == answers[key]["text"]
             logits.append(answer.json()["guard"]["logit"])
+            risks.append(answer.json()["risk"])
         answer = await client.post("/generate", json={"prompt": prompt, "sampling": {"max_tokens": 12}})
     assert answer.status_code == 200, answer.text
     choice = answer.json()["choices"][0]
@@ -269,3 +271,7 @@ async def test_a_service_on_the_artifact_scores_the_answers_as_they_were_fitted(
     assert 0 < answer.json()["risk"] < 1
     assert np.std(logits) > 0.1
     assert logits == pytest.approx(fitted[:20], abs=0.02 * np.std(fitted))  # features are kept in half precision
+    signals = np.load(trained.out / "features" / "signals.npy")[:20, : len(SIGNALS)]  # of the answer tokens
+    free = [dict(zip(SIGNALS, row, strict=True)) for row in signals]
+    parts = [{**row, "cett": cett, "length": row["n_tokens"]} for row, cett in zip(free, fitted, strict=False)]
+    assert risks == pytest.approx([probe.risk_model.risk(row) for row in parts], abs=0.02)

@@ -8,7 +8,7 @@ if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 pytest.importorskip("vllm", reason="vLLM is not installed: make vllm")
 
-from tests.reference.engine_runs import collect, random_bank, request, scores_of, tokens_of
+from tests.reference.engine_runs import random_bank, request, scores_of, tokens_of
 from tests.reference.slow_engine import slow_evidence
 from tests.vllm.runs import Shelf, collect_all, default_folder, prompts, reference
 
@@ -37,22 +37,30 @@ async def test_hazard_rows_of_graphs_and_overlapping_steps_are_mixed_up(engine):
     wanted = [request(questions[at % 6], 8 + at, alpha=ALPHAS[at % 4]) for at in range(24)]
     found, expected = [], []
     for one, steps in zip(wanted, await collect_all(engine, wanted), strict=True):
-        plain = reference(default_folder())
-        slow = slow_evidence(plain, bank, list(one.prompt_ids), tokens_of(steps), one.alpha)
         found.append(scores_of(steps))
-        expected.append(slow.scores[: len(steps)])
-    for head in range(2):
-        pair = torch.stack([torch.cat(found)[:, head].double(), torch.cat(expected)[:, head].double()])
-        assert torch.corrcoef(pair)[0, 1] > 0.999
+        expected.append(plain_scores(bank, one.prompt_ids, tokens_of(steps), one.alpha)[: len(steps)])
+    check_follows(found, expected)
 
 
 async def test_hazard_a_teacher_forced_row_of_another_place(engine):
+    """The same of responses that are given, each of them another prompt's words."""
     bank = engine._banks.current.bank
-    prompt = prompts(engine)[5]
-    steps = await collect(engine, request(prompt, 30, alpha=0.5))
-    scored = await engine.score(prompt, tokens_of(steps), alpha=0.5)
-    pair = torch.stack(
-        [scores_of(steps)[:, 0].double(), torch.tensor([row.scores[0] for row in scored.rows])[: len(steps)]]
-    )
-    assert torch.corrcoef(pair)[0, 1] > 0.999
-    assert len(bank.names) == 2
+    questions = prompts(engine)
+    found, expected = [], []
+    for at, alpha in enumerate((*ALPHAS, *ALPHAS[:2])):
+        prompt, response = questions[at], questions[at - 1]
+        scored = await engine.score(prompt, response, alpha=alpha)
+        found.append(torch.tensor([row.scores for row in scored.rows]))
+        expected.append(plain_scores(bank, prompt, response, alpha))
+        assert len(scored.rows) == len(expected[-1])
+    check_follows(found, expected)
+
+
+def plain_scores(bank, prompt, response, alpha):
+    return slow_evidence(reference(default_folder()), bank, list(prompt), list(response), alpha).scores
+
+
+def check_follows(found, expected):
+    for head in range(found[0].shape[1]):
+        pair = torch.stack([torch.cat(rows)[:, head].double() for rows in (found, expected)])
+        assert torch.corrcoef(pair)[0, 1] > 0.999

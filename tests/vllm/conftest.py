@@ -15,6 +15,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from tests.vllm.runs import Shelf, worst
 
+ORDER = (
+    *("exactness", "exactness_streams", "http"),
+    *("scheduling", "compiled", "families", "loud_failure", "experts", "parallel", "sampler", "extract"),
+)
+"""Files that use the same engine follow one another: a start takes as long as most tests of a file together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put this folder's files into `ORDER`, and others behind."""
+    places = {f"test_{name}": place for place, name in enumerate(ORDER)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(ORDER)) if item.path.parent.name == "vllm" else -1)
+
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What is measured beside passing."""

@@ -25,6 +25,8 @@ from tests.reference.tiny_models import build_tiny
 TOLERANCE = 5e-4
 GPU_TOLERANCE = 1e-2
 """Of float32 on CUDA, where vLLM's attention kernels multiply in tf32. Not yet measured: to be cut to what is."""
+IN_CORE = {"distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor"}
+"""The worker in the process of vLLM's core, where it needs no process of its own: starts in half the time."""
 QUESTIONS = (
     "What is the capital of France?",
     "Who wrote the novel Middlemarch? Respond with the answer only, without any explanation.",

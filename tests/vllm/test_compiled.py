@@ -27,6 +27,8 @@ async def test_hazard_the_compiled_graph_knows_no_taps_or_old_ones(shelf):
     streams, scored = await asyncio.gather(
         collect_all(engine, wanted), engine.score(questions[3], questions[1], alpha=0.5, wants_neurons=True)
     )
+    compiled = await what_is_compiled(engine)
+    assert compiled[0]["mode"] != "NONE"
     for one, steps in zip(wanted, streams, strict=True):
         check(engine, bank, one, steps)
     check_scored(engine, bank, questions[3], questions[1], scored, 0.5)
@@ -43,3 +45,21 @@ async def test_hazard_the_compiled_graph_knows_no_taps_or_old_ones(shelf):
     after = request(questions[2], 10, alpha=0.5)
     check(engine, other, after, await collect(engine, after))
     check(engine, bank, request(questions[5], 40, alpha=0.0), await runs)
+    assert await what_is_compiled(engine) == compiled, "neither other heads nor other alphas compile anything"
+    await check_scales_by_buffer(engine)
+    assert await what_is_compiled(engine) == compiled
+
+
+async def what_is_compiled(engine):
+    """Of each worker."""
+    return await engine._core._vllm.collective_rpc("witness_compiled")
+
+
+async def check_scales_by_buffer(engine):
+    """The taps are in the graph: it scales by what the row buffer says, also where eager passes would not look."""
+    bank = engine._banks.current.bank
+    wanted = request([31 * at + 900 for at in range(20)], 8)  # in nobody's prefix cache
+    await engine._core._vllm.collective_rpc("witness_scale", args=(0.0,))
+    steps = await collect(engine, wanted)
+    await engine._core._vllm.collective_rpc("witness_scale", args=(1.0,))
+    check(engine, bank, replace(wanted, alpha=0.0), steps)

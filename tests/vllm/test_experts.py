@@ -10,7 +10,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: see README, Engines")
 from probes.neurons import NeuronSet
 from service.engines.base import HeadBank
 from tests.reference.engine_runs import collect, request
-from tests.vllm.runs import check, check_scored, collect_all
+from tests.vllm.runs import IN_CORE, check, check_scored, collect_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
@@ -68,17 +68,12 @@ async def run_mixed(engine, bank: HeadBank) -> None:
 
 @pytest.mark.parametrize("family", MIXTURES)
 async def test_hazard_the_fused_kernel_routes_otherwise_than_the_taps_think(shelf, family):
+    """And the slots must not keep the weights of an earlier probe."""
     sizes, arguments = MIXTURES[family]
-    engine = await shelf.get(shelf.tiny(family, **sizes), slots=128, arguments=arguments)
+    engine = await shelf.get(shelf.tiny(family, **sizes), slots=128, arguments={**IN_CORE, **arguments})
     bank = spread_bank(engine.checkpoint.widths)
     await engine.load_heads(bank)
     await run_mixed(engine, bank)
-
-
-@pytest.mark.parametrize("family", MIXTURES)
-async def test_hazard_the_slots_keep_the_weights_of_an_earlier_probe(shelf, family):
-    sizes, arguments = MIXTURES[family]
-    engine = await shelf.get(shelf.tiny(family, **sizes), slots=128, arguments=arguments)
     for seed in (1, 2, 3):
         bank = spread_bank(engine.checkpoint.widths, n=80, seed=seed)
         await engine.load_heads(bank)
@@ -86,12 +81,14 @@ async def test_hazard_the_slots_keep_the_weights_of_an_earlier_probe(shelf, fami
         check(engine, bank, wanted, await collect(engine, wanted))
 
 
-@pytest.mark.parametrize("family", MIXTURES)
-async def test_hazard_every_rank_counts_the_same_routed_neuron(shelf, family):
-    """Input and routing are the same on both ranks; parts of each expert are spread over the ranks."""
-    sizes, arguments = MIXTURES[family]
+async def test_hazard_every_rank_counts_the_same_routed_neuron(shelf):
+    """Input and routing are the same on both ranks; parts of each expert are spread over the ranks.
+
+    DeepSeek-V3 has all kinds of neurons: dense, routed and shared.
+    """
+    sizes, arguments = MIXTURES["DeepseekV3"]
     spread = {**arguments, "tensor_parallel_size": 2}
-    engine = await shelf.get(shelf.tiny(family, **sizes), slots=128, arguments=spread)
+    engine = await shelf.get(shelf.tiny("DeepseekV3", **sizes), slots=128, arguments=spread)
     bank = spread_bank(engine.checkpoint.widths)
     await engine.load_heads(bank)
     await run_mixed(engine, bank)
@@ -101,8 +98,12 @@ async def test_hazard_the_compiled_graph_computes_z_before_the_kernels_input(she
     """Dense, routed and shared neurons; then other heads, for which nothing may be compiled again."""
     sizes, arguments = MIXTURES["DeepseekV3"]
     folder = shelf.tiny("DeepseekV3", **sizes)
-    engine = await shelf.get(folder, slots=128, arguments={**arguments, "enforce_eager": False})
+    engine = await shelf.get(folder, slots=128, arguments={**IN_CORE, **arguments, "enforce_eager": False})
+    compiled = []
     for seed in (0, 1):
         bank = spread_bank(engine.checkpoint.widths, seed=seed)
         await engine.load_heads(bank)
         await run_mixed(engine, bank)
+        compiled += await engine._core._vllm.collective_rpc("witness_compiled")
+    assert compiled[0]["mode"] != "NONE"
+    assert compiled[0] == compiled[1]

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed: see README, Engines")
 
 from tests.reference.engine_runs import random_bank, request
-from tests.vllm.runs import check, check_scored, collect_all
+from tests.vllm.runs import IN_CORE, check, check_scored, collect_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
@@ -17,7 +17,7 @@ PROMPTS = [[5, 9, 33, 60, 4, 7, 71, 20, 11, 40, 41, 8], [8, 3], [90, 12, 6, 44, 
 
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_hazard_a_family_is_tapped_elsewhere_than_in_transformers(shelf, family):
-    engine = await shelf.get(shelf.tiny(family))
+    engine = await shelf.get(shelf.tiny(family), arguments=IN_CORE)
     bank = random_bank(engine.checkpoint.skeleton, n=60)
     await engine.load_heads(bank)
     wanted = [

@@ -6,6 +6,7 @@ Runs in the worker's process; its methods are called over RPC.
 from collections import Counter
 from typing import Any
 
+from torch._dynamo.utils import counters
 from vllm.v1.outputs import ModelRunnerOutput
 
 
@@ -60,6 +61,17 @@ class Witness:
     def witness_retap(self) -> None:
         """Put it back."""
         module, module.forward = self.witness_kept
+
+    def witness_compiled(self) -> dict[str, Any]:
+        """How vLLM compiles the model, and what torch has compiled in this process until now."""
+        worker: Any = self
+        mode = worker.vllm_config.compilation_config.mode.name
+        return {"mode": mode, "frames": dict(counters["frames"]), "graphs": counters["stats"]["unique_graphs"]}
+
+    def witness_scale(self, alpha: float) -> None:
+        """Write an alpha for which nobody asked into the row buffer: a compiled graph scales by what it finds there."""
+        worker: Any = self
+        worker.hguard_buffers[0].alpha.fill_(alpha)
 
     def witness_runner(self) -> str:
         """Name of the model runner's class."""

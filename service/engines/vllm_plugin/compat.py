@@ -1,21 +1,20 @@
-"""What of vLLM is used beyond its public interface, and the modes in which the taps would be wrong.
+"""What of vLLM is used beyond its public interface.
 
-Checked when a worker starts: a vLLM that has changed is refused by name, it never scores quietly wrong.
+Checked when front end and workers start: a vLLM that has changed is refused by name, it never scores quietly wrong.
+Imports no vLLM: the checks read the classes that they are given.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-SUPPORTED_VLLM = "0.25.1 to 0.32"
+import torch
 
-
-class IncompatibleVllmError(RuntimeError):
-    """This vLLM, or this mode of it, cannot be tapped."""
+from probes.vllm_start import IncompatibleVllmError, changed, check_signatures
 
 
 def check_runner(runner: type, version: str) -> None:
-    """Every overridden method takes what we pass on, every attribute is there.
+    """Every overridden method takes what we pass on.
 
     Args:
         runner: The class of the model runner.
@@ -30,14 +29,7 @@ def check_runner(runner: type, version: str) -> None:
         "_get_prompt_logprobs_dict": ["self", "hidden_states", "num_scheduled_tokens"],
         "_sync_device": ["self"],
     }
-    for name, parameters in wanted.items():
-        method: Callable[..., Any] | None = getattr(runner, name, None)
-        found = list(inspect.signature(method).parameters) if method else None
-        if found != parameters:
-            raise IncompatibleVllmError(
-                f"vLLM {version}: {runner.__module__}.{runner.__name__}.{name} takes {found}, expected {parameters}; "
-                f"this hguard supports vLLM {SUPPORTED_VLLM} with the V1 model runner: install one of those"
-            )
+    check_signatures(runner, wanted, version)
 
 
 def check_instance(runner: Any, version: str) -> None:
@@ -46,7 +38,7 @@ def check_instance(runner: Any, version: str) -> None:
     Raises:
         IncompatibleVllmError: Naming what is missing.
     """
-    for path in (
+    paths = (
         "sampler.compute_logprobs",
         "sampler.gather_logprobs",
         "input_batch.sampling_metadata.all_greedy",
@@ -56,44 +48,81 @@ def check_instance(runner: Any, version: str) -> None:
         "num_prompt_logprobs",
         "query_start_loc.np",
         "model.compute_logits",
-    ):
-        found = runner
-        for name in path.split("."):
-            if not hasattr(found, name):
-                raise IncompatibleVllmError(
-                    f"vLLM {version}: the model runner has no {path}; this hguard supports vLLM {SUPPORTED_VLLM}: "
-                    "install one of those"
-                )
-            found = getattr(found, name)
+    )
+    _check_names("the model runner", runner, paths, version)
 
 
-def check_mode(vllm_config: Any) -> None:
-    """Refuse what would run and score wrongly.
+def check_parts(request: type, logprobs: type, draft: Any, version: str) -> None:
+    """What the model runner keeps of requests, and what passes between it and the scheduler.
+
+    Args:
+        request: The class of its requests, a dataclass.
+        logprobs: The class of log-probability columns, a named tuple.
+        draft: The description of a step with a draft of one token.
+        version: Of vLLM, for the message.
 
     Raises:
-        IncompatibleVllmError: Naming the setting to change.
+        IncompatibleVllmError: Naming what has changed.
     """
-    parallel, speculative = vllm_config.parallel_config, vllm_config.speculative_config
-    refusals = {
-        "pipeline_parallel_size > 1 (layers and sampler would be in different processes)": (
-            parallel.pipeline_parallel_size > 1
-        ),
-        "enable_dbo or ubatch_size > 1 (part batches share the row buffers)": parallel.use_ubatching,
-        "prefill or decode context parallelism (rows are spread over ranks)": (
-            getattr(parallel, "decode_context_parallel_size", 1) > 1
-            or getattr(parallel, "prefill_context_parallel_size", 1) > 1
-        ),
-        "LoRA (down projections are wrapped)": vllm_config.lora_config is not None,
-        "logprobs_mode other than raw_logprobs": vllm_config.model_config.logprobs_mode != "raw_logprobs",
-        "speculative decoding other than ngram (the drafter's own passes run through tapped layers)": (
-            speculative is not None and speculative.method != "ngram"
-        ),
-        "quantized weights (kernels may fuse the activation away)": vllm_config.quant_config is not None,
-        "kv_sharing_fast_prefill": bool(getattr(vllm_config.cache_config, "kv_sharing_fast_prefill", False)),
-    }
-    for mode, is_on in refusals.items():
-        if is_on:
-            raise IncompatibleVllmError(f"the guard does not support {mode}: turn it off in HGUARD_VLLM_ARGS")
+    fields = getattr(request, "__dataclass_fields__", {})
+    for name in ("prompt_token_ids", "sampling_params", "num_computed_tokens", "in_progress_prompt_logprobs_cpu"):
+        if name not in fields:
+            raise changed(version, f"{request.__name__} has no field {name}")
+    found = getattr(logprobs, "_fields", ())[:3]
+    if found != ("logprob_token_ids", "logprobs", "selected_token_ranks"):
+        raise changed(version, f"the first fields of {logprobs.__name__} are {found}")
+    check_signatures(logprobs, {"empty_cpu": ["num_positions", "num_tokens_per_position"]}, version)
+    _check_names(type(draft).__name__, draft, ("cu_num_sampled_tokens", "logits_indices", "max_spec_len"), version)
+    seen = draft.cu_num_sampled_tokens.tolist(), len(draft.logits_indices), draft.max_spec_len
+    if seen != ([2], 2, 1):
+        raise changed(version, f"{type(draft).__name__} of one drafted token has rows {seen}, expected ([2], 2, 1)")
+
+
+def check_read_rows(read_rows: Any, n_rows: int, version: str) -> None:
+    """`_prepare_inputs` returns, first, the rows from which tokens are chosen.
+
+    Args:
+        read_rows: What it returned.
+        n_rows: Rows that the step feeds.
+        version: Of vLLM, for the message.
+
+    Raises:
+        IncompatibleVllmError: It returned something else.
+    """
+    if not isinstance(read_rows, torch.Tensor):
+        raise changed(version, f"_prepare_inputs returns a {type(read_rows).__name__} first, expected a tensor of rows")
+    if read_rows.dim() != 1 or read_rows.dtype not in (torch.int32, torch.int64) or len(read_rows) > n_rows:
+        raise changed(
+            version,
+            f"_prepare_inputs returns {tuple(read_rows.shape)} {read_rows.dtype} first, expected at most {n_rows} rows",
+        )
+
+
+def check_front_end(outputs: type, flat_logprobs: type, version: str) -> None:
+    """What the process of the service uses.
+
+    Args:
+        outputs: The class that hands outputs to those who wait for them.
+        flat_logprobs: The class in which log-probability columns arrive.
+        version: Of vLLM, for the message.
+
+    Raises:
+        IncompatibleVllmError: Naming what has changed.
+    """
+    check_signatures(outputs, {"propagate_error": ["self", "e"]}, version)
+    names = ("start_indices", "end_indices", "logprobs")
+    _check_names(flat_logprobs.__name__, flat_logprobs(), names, version)
+
+
+def check_function(function: Callable[..., Any], parameters: Sequence[str], version: str) -> None:
+    """A function that we put ours in the place of is called as ours is.
+
+    Raises:
+        IncompatibleVllmError: It takes something else.
+    """
+    found = list(inspect.signature(function).parameters)
+    if found != list(parameters):
+        raise changed(version, f"{function.__module__}.{function.__name__} takes {found}, expected {parameters}")
 
 
 def check_layer(name: str, module: Any, *, gives_h: bool = True) -> None:
@@ -128,9 +157,8 @@ def check_experts(name: str, module: Any, version: str) -> None:
     method: Callable[..., Any] | None = getattr(type(experts), "forward_modular", None)
     found = list(inspect.signature(method).parameters)[:4] if method else None
     if found != ["self", "x", "topk_weights", "topk_ids"]:
-        raise IncompatibleVllmError(
-            f"vLLM {version}: {name} is a {type(module).__name__} whose routed_experts.forward_modular takes {found}; "
-            f"this hguard supports vLLM {SUPPORTED_VLLM}: install one of those, or use HGUARD_ENGINE=transformers"
+        raise changed(
+            version, f"{name} is a {type(module).__name__} whose routed_experts.forward_modular takes {found}"
         )
     assert experts is not None
     layout = module.moe_config
@@ -159,3 +187,12 @@ def check_experts(name: str, module: Any, version: str) -> None:
     for way, is_so in refusals.items():
         if is_so:
             raise IncompatibleVllmError(f"{name} of this model: the guard does not support {way}")
+
+
+def _check_names(what: str, owner: Any, paths: Sequence[str], version: str) -> None:
+    for path in paths:
+        found = owner
+        for name in path.split("."):
+            if not hasattr(found, name):
+                raise changed(version, f"{what} has no {path}")
+            found = getattr(found, name)

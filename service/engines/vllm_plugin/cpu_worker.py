@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
+import vllm
 from torch import Tensor
 from vllm.v1.sample import rejection_sampler
 from vllm.v1.worker.cpu_worker import CPUWorker
 
+from service.engines.vllm_plugin.compat import check_function
 from service.engines.vllm_plugin.worker import TapWorker
 
 
@@ -15,6 +17,8 @@ class CPUTapWorker(TapWorker, CPUWorker):  # type: ignore[misc] # vLLM is not th
 
     def load_model(self, **options: Any) -> None:
         """Load the model and tap it; see `TapWorker.load_model`."""
+        parameters = ["x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to"]
+        check_function(rejection_sampler.expand_batch_to_tokens, parameters, vllm.__version__)
         rejection_sampler.expand_batch_to_tokens = _expand_batch_to_tokens
         super().load_model(**options)
 

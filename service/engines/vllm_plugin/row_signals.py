@@ -52,11 +52,11 @@ class RowSignals:
 def _measure(logits: Tensor) -> Tensor:
     top = logits.amax(dim=-1, keepdim=True).float()
     # A token that the model rules out has weight 0 and depth -inf, whose product would be nan.
-    depth = (logits.float() - top).clamp(min=torch.finfo(torch.float32).min)
+    depth = (logits.float() - top).clamp_(min=torch.finfo(torch.float32).min)
     weight = depth.exp()
     mass = weight.sum(dim=-1)
     log_mass = mass.log()
-    return torch.stack([top[:, 0] + log_mass, log_mass - (weight * depth).sum(dim=-1) / mass], dim=-1)
+    return torch.stack([top[:, 0] + log_mass, log_mass - torch.linalg.vecdot(weight, depth) / mass], dim=-1)
 
 
 def _measure_in_cache(logits: Tensor) -> Tensor:

@@ -10,9 +10,11 @@ For the runner that vLLM calls V1; the methods overridden here are checked by `c
 from typing import Any
 
 import torch
+import vllm
 from torch import Tensor
 from vllm.v1.outputs import LogprobsTensors
 
+from service.engines.vllm_plugin.compat import check_read_rows
 from service.engines.vllm_plugin.row_signals import RowSignals
 from service.engines.vllm_plugin.step_tap import StepTap, evidence
 from service.engines.vllm_plugin.tap_config import RequestTap
@@ -26,6 +28,7 @@ class TapRunner:
     def attach(self, tap: StepTap, signals: RowSignals) -> None:
         """Take over the columns of the sampler."""
         self.hguard, self._hguard_signals = tap, signals
+        self._hguard_is_checked = False
         self._hguard_rows: tuple[Tensor, Tensor] | None = None
         self._hguard_measured: tuple[Tensor, Tensor] | None = None
         runner: Any = self
@@ -35,6 +38,9 @@ class TapRunner:
     def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
         runner: Any = self
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)  # type: ignore[misc]
+        if not self._hguard_is_checked:
+            check_read_rows(prepared[0], int(num_scheduled_tokens.sum()), vllm.__version__)
+            self._hguard_is_checked = True
         self.hguard.begin(
             [self._tap_of(request_id) for request_id in runner.input_batch.req_ids],
             num_scheduled_tokens.tolist(),
@@ -68,7 +74,10 @@ class TapRunner:
     def _get_prompt_logprobs_dict(
         self, hidden_states: Tensor, num_scheduled_tokens: dict[str, int]
     ) -> dict[str, LogprobsTensors | None]:
-        """Evidence of teacher-forced rows, a prefill chunk at a time; only rows that are read get logits."""
+        """Evidence of teacher-forced rows, a prefill chunk at a time; rows that are not read get none, nor logits.
+
+        VLLM unpacks a number at a time what is returned here, in the process that serves.
+        """
         runner: Any = self
         finished: dict[str, LogprobsTensors | None] = {}
         for request_id, n_columns in list(runner.num_prompt_logprobs.items()):
@@ -76,14 +85,14 @@ class TapRunner:
             if fed is None:  # preempted
                 continue
             request, tap = runner.requests[request_id], self._tap_of(request_id)
-            ids = request.prompt_token_ids
+            ids, first_row = request.prompt_token_ids, (tap.first_row or 0) if tap else 0
             found = request.in_progress_prompt_logprobs_cpu
             if found is None:
-                found = LogprobsTensors.empty_cpu(len(ids) - 1, n_columns + 1)
+                found = LogprobsTensors.empty_cpu(len(ids) - 1 - first_row, n_columns + 1)
                 request.in_progress_prompt_logprobs_cpu = found
             start = request.num_computed_tokens
             end = min(start + fed, len(ids) - 1)  # the last row predicts no prompt token
-            first = max(start, tap.first_row or 0) if tap else start
+            first = max(start, first_row)
             if first < end:
                 place = int(runner.query_start_loc.np[runner.input_batch.req_id_to_index[request_id]]) - start
                 rows = torch.arange(place + first, place + end, device=hidden_states.device)
@@ -94,7 +103,8 @@ class TapRunner:
                 made = _as_logprobs(evidence(logits, self._hguard_signals.measure(logits), targets, scores), targets)
                 for whole, part in zip(found[:3], made[:3], strict=True):
                     width = part.shape[1:] and min(part.shape[1], whole.shape[1])
-                    whole[first:end].copy_(part[:, :width] if width else part, non_blocking=True)
+                    place_in = slice(first - first_row, end - first_row)
+                    whole[place_in].copy_(part[:, :width] if width else part, non_blocking=True)
             if start + fed >= len(ids):
                 finished[request_id] = found
                 del runner.num_prompt_logprobs[request_id]

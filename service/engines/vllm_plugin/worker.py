@@ -5,17 +5,15 @@ from typing import Any
 import torch
 import vllm
 from vllm.distributed import get_tensor_model_parallel_rank, tensor_model_parallel_all_reduce
+from vllm.v1.outputs import LogprobsTensors
+from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
+from vllm.v1.worker.gpu_input_batch import CachedRequestState
 
+from probes.vllm_start import IncompatibleVllmError
 from service.engines.vllm_plugin.buffers import ExpertBuffers, TapBuffers
-from service.engines.vllm_plugin.compat import (
-    IncompatibleVllmError,
-    check_experts,
-    check_instance,
-    check_layer,
-    check_mode,
-    check_runner,
-)
+from service.engines.vllm_plugin.compat import check_experts, check_instance, check_layer, check_parts, check_runner
 from service.engines.vllm_plugin.expert_wires import tap_experts
+from service.engines.vllm_plugin.modes import check_mode
 from service.engines.vllm_plugin.row_signals import RowSignals
 from service.engines.vllm_plugin.runner import TapRunner
 from service.engines.vllm_plugin.step_tap import StepTap
@@ -34,9 +32,11 @@ class TapWorker:
         """
         worker: Any = self
         config = TapConfig.of(worker.vllm_config.additional_config)
-        check_mode(worker.vllm_config)
+        check_mode(worker.vllm_config, vllm.__version__)
         runner = worker.model_runner
         check_runner(type(runner), vllm.__version__)
+        draft = SpecDecodeMetadata.make_dummy([[0]], torch.device("cpu"))
+        check_parts(CachedRequestState, LogprobsTensors, draft, vllm.__version__)
         super().load_model(**options)  # type: ignore[misc]
         check_instance(runner, vllm.__version__)
         self.hguard_buffers = _tap_model(runner.model, config, worker.vllm_config, worker.device)

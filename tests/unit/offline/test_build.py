@@ -14,8 +14,10 @@ from offline import build as build_module
 from offline import fitting, metrics
 from offline.build import build_artifact, find_finished
 from offline.choose import VARIANTS, raw_units, score
-from offline.evaluate import BOTH, FREE, PROBE, QUESTION
+from offline.combination import fit_combination, part_columns
+from offline.evaluate import BOTH, FREE, HELD, PROBE, QUESTION, SERVED
 from offline.fitting import fit_probe
+from offline.metrics import auroc
 from offline.run import RunConfig
 from offline.table import Table
 from probes.artifact import golden_error, load_artifact
@@ -116,10 +118,13 @@ def test_the_card_tells_what_was_done_and_reached(built):
     assert card["training"]["rows"]["train"]["faithful"] == (table.labels[table.in_split("train")] == 0).sum()
     for split in ("test", "unfiltered-test"):
         evidence = card["evidence"][split]
-        assert {PROBE, FREE, BOTH, QUESTION, "dense L2 on all neurons", "mean entropy"} <= set(evidence["methods"])
+        assert {SERVED, PROBE, FREE, HELD, BOTH, QUESTION, "dense L2 on all neurons", "mean entropy"} <= set(
+            evidence["methods"]
+        )
         assert evidence["methods"][PROBE]["auroc"][0] > 0.8
         assert evidence["rows"]["faithful"] > 0
-    assert card["auroc"] == card["evidence"]["test"]["methods"][PROBE]["auroc"]
+    assert card["auroc"] == card["evidence"]["test"]["methods"][SERVED]["auroc"]
+    assert list(card["risk"]["parts"]) == list(load_artifact(folder).probe.risk_model.weights)
     assert len(card["selection"]) == sum(len(variant.c_values) for variant in VARIANTS)
     text = (folder / "README.md").read_text(encoding="utf-8")
     for words in ("# tiny 1.0.0", "question only", "random neurons, 10 sets", "H-neurons by layer", "\\* shipped"):
@@ -127,8 +132,45 @@ def test_the_card_tells_what_was_done_and_reached(built):
     assert sum("vs-1 *" in line for line in text.splitlines()) == 1
 
 
+def test_the_combination_is_fitted_on_logits_of_rows_that_the_probe_did_not_see(built):
+    """On its own training rows the probe is too good, and would get too much weight beside the free signals."""
+    _, table, fitted, folder = built
+    found, train = load_artifact(folder).probe.risk_model, table.in_split("train")
+    everything = np.ones(len(table.rows), dtype=bool)
+    logits = score(table, fitted.candidate.variant.groups[0], everything, fitted.fit, fitted.view)
+    unseen = logits.copy()
+    unseen[train] = fitted.candidate.out_of_fold
+    honest, flattered = (
+        fit_combination(part_columns(table, cett, "lexical"), table.labels, train, list(found.weights))
+        for cett in (unseen, logits)
+    )
+    assert found.weights == pytest.approx(honest.weights)
+    assert found.weights["cett"] != pytest.approx(flattered.weights["cett"], rel=0.01)
+
+
+def test_the_served_risk_is_the_one_that_was_judged(built):
+    """What the service computes from a response's parts gives the AUROC and the out-of-domain share on the card."""
+    _, table, fitted, folder = built
+    artifact, group = load_artifact(folder), fitted.candidate.variant.groups[0]
+    probe = artifact.probe
+    rows = np.flatnonzero(table.in_split("test"))
+    cett = np.asarray(table.groups[group], dtype=np.float64)[table.place[rows]][:, probe.neurons.flat] @ probe.weights
+    names = ("mean_logprob", "min_logprob", "mean_entropy", "max_entropy")
+    parts = [
+        {"cett": value + probe.intercept, "length": table.signals["n_tokens"][row]}
+        | {name: table.signals[name][row] for name in names}
+        for value, row in zip(cett, rows, strict=True)
+    ]
+    risks = np.array([probe.risk_model.risk(part) for part in parts])
+    evidence, labels = artifact.card["evidence"]["test"], table.labels[rows]
+    assert auroc(risks, labels) == pytest.approx(evidence["methods"][SERVED]["auroc"][0], abs=1e-4)
+    assert ((risks - labels) ** 2).mean() == pytest.approx(evidence["risk"]["brier"][0], abs=1e-4)
+    outside = [probe.domain.is_outside(part) for part in parts]
+    assert np.mean(outside) == pytest.approx(evidence["out_of_domain"], abs=1e-4)
+
+
 @pytest.mark.usefixtures("without_baselines")
-def test_calibration_sees_the_calibration_rows_only(built, tmp_path):
+def test_the_risk_sees_no_test_row(built, tmp_path):
     _, table, fitted, folder = built
     spoilt = tuple(
         replace(row, label="faithful" if row.label == "hallucinated" else "hallucinated")
@@ -139,7 +181,8 @@ def test_calibration_sees_the_calibration_rows_only(built, tmp_path):
     other = Table(spoilt, table.passages, table.place, table.groups, table.signals)
     again = build_artifact(make_run(tmp_path), other, fitted, "upstream", name="tiny", version="1.0.0")
     a, b = load_artifact(folder).probe, load_artifact(again).probe
-    assert (a.calibration, a.threshold) == (b.calibration, b.threshold)
+    for name in ("risk_model", "threshold", "budgets", "domain"):
+        assert getattr(a, name) == getattr(b, name)
 
 
 def test_a_rerun_finds_the_finished_artifact(built):
@@ -174,6 +217,13 @@ def test_an_artifact_of_other_settings_is_not_taken_for_this_one(built):
         find_finished(run.config, "other upstream", "tiny", "1.0.0")
     with pytest.raises(FileExistsError, match="choose another --version"):
         find_finished(replace(run.config, max_per_mille=0.5), "upstream", "tiny", "1.0.0")
+
+
+def test_an_artifact_of_an_older_format_is_not_taken_for_finished(built, monkeypatch):
+    run, *_ = built
+    monkeypatch.setattr(build_module, "SCHEMA_VERSION", 99)
+    with pytest.raises(FileExistsError, match="choose another --version"):
+        find_finished(run.config, "upstream", "tiny", "1.0.0")
 
 
 @pytest.mark.usefixtures("without_baselines")

@@ -17,8 +17,11 @@ def make_evidence():
         "random neurons": {"mean": 0.5512, "low": 0.5, "high": 0.6},
         "differences": {"H-neuron probe over free signals together": [-0.0213, -0.05, 0.01]},
         "risk": {"accuracy_at_threshold": TRIPLE, "ece": TRIPLE, "brier": TRIPLE, "flagged": 0.4321},
-        "auroc_by_source": {"facts": {"auroc": TRIPLE, "faithful": 15, "hallucinated": 16}},
-        "length_correlation": {"faithful": 0.1234, "hallucinated": -0.5},
+        "parts": {"cett": {"served": True, "gain": TRIPLE}, "length": {"served": False, "gain": [-0.0312, -0.04, 0.0]}},
+        "budgets": [{"fpr": 0.05, "threshold": 0.9123, "faithful": TRIPLE, "hallucinated": TRIPLE}],
+        "out_of_domain": 0.0345,
+        "auroc_by_source": {"facts": {"auroc": {"served risk": TRIPLE}, "faithful": 15, "hallucinated": 16}},
+        "length_correlation": {"served risk": {"faithful": 0.1234, "hallucinated": -0.5}},
     }
 
 
@@ -45,7 +48,14 @@ def artifact():
             "optimality_breach": 1.5e-9,
         },
         "selection": [candidate | {"C": 1.0}, candidate | {"C": 3.0}, candidate | {"C": 3.0, "position": "predicting"}],
-        "calibration": {"kind": "platt", "cross_validated_brier": {"platt": 0.2}},
+        "risk": {
+            "parts": {"cett": {"weight": 0.33333, "per_standard_deviation": 1.234}},
+            "elimination": [
+                {"part": "length", "cost": -0.00123, "standard_error": 0.00456, "removed": True},
+                {"part": "cett", "cost": 0.0678, "standard_error": 0.0123, "removed": False},
+            ],
+            "calibration": {"kind": "platt", "cross_validated_brier": {"platt": 0.2}},
+        },
         "neurons": {
             "selected": 12,
             "h_neurons": 5,
@@ -75,7 +85,16 @@ def artifact():
         "| H-neuron probe over free signals together | -0.021 [-0.050, 0.010] |",
         "| share flagged | 0.432 |",
         "| facts | 0.812 [0.701, 0.903] | 15 | 16 |",
-        "+0.12 among faithful, -0.50 among hallucinated.",
+        "| served risk | +0.12 | -0.50 |",
+        "| cett | +0.3333 | +1.23 |",
+        "| length | -0.0012 (0.0046) | left out |",
+        "| cett | +0.0678 (0.0123) | kept |",
+        "| cett | yes | 0.812 [0.701, 0.903] |",
+        "| length | no | -0.031 [-0.040, 0.000] |",
+        "| 5% | 0.900 | [0.700, 1.000] |",
+        "| 5% | 0.912 | 0.812 [0.701, 0.903] | 0.812 [0.701, 0.903] |",
+        "| share out of domain | 0.035 |",
+        "| risk made of | cett, min_logprob |",
         "| 2 | 3 |",
         "optimality breach 1.5e-09",
     ],

@@ -5,7 +5,7 @@ import torch
 
 from offline.passage_reader import PassageReader
 from offline.passage_sums import PassageSums, Piece
-from offline.vllm_extract.runner import ExtractRunner, check_runner, describe
+from offline.vllm_extract.runner import ExtractRunner, describe
 from probes.architectures import feed_forwards
 from probes.cett import column_norms
 from tests.reference.tiny_models import shared_tiny
@@ -181,18 +181,36 @@ def test_an_error_ends_extraction_and_is_told_not_raised():
 
     runner._hguard_try(fails)
     runner._hguard_try(lambda: pytest.fail("goes on"))
-    assert runner.hguard_error == "s/1: not finite"
+    assert runner.hguard_error == "ValueError: s/1: not finite"
     assert begun == [()]
 
 
-def test_a_vllm_that_has_changed_is_refused_by_name():
-    class Runner:
-        def _prepare_inputs(self, scheduler_output, num_scheduled_tokens): ...
-        def _get_prompt_logprobs_dict(self, hidden_states, num_scheduled_tokens): ...
+@pytest.mark.parametrize("has_batch", [False, True])
+def test_hazard_rows_in_a_batch_of_one_end_the_engine(has_batch):
+    """VLLM's back end for models of transformers feeds [1, rows, M], and its layers return h and a bias."""
+    added = []
 
-    check_runner(Runner, "1.0")
-    changed = type("Runner", (Runner,), {"_prepare_inputs": lambda self, batch: None})
-    with pytest.raises(RuntimeError, match=r"vLLM 1\.0: .*_prepare_inputs takes .*'batch'.* --extractor transformers"):
-        check_runner(changed, "1.0")
-    with pytest.raises(RuntimeError, match="_get_prompt_logprobs_dict takes None"):
-        check_runner(type("Runner", (Runner,), {"_get_prompt_logprobs_dict": None}), "1.0")
+    class Sums:
+        def add(self, layer, z, h):
+            added.append((layer, z, h))
+            if len(added) > 1:
+                raise IndexError("of a hook")
+
+        def begin(self, pieces):
+            added.append(pieces)
+
+    class Down(torch.nn.Linear):
+        def forward(self, z):
+            return super().forward(z), None
+
+    runner, down, z = ExtractRunner(), Down(5, 4, bias=False), torch.randn(3, 5)
+    runner.hguard_sums = Sums()
+    runner.hguard_tap(down, 2)
+    h = down(z[None] if has_batch else z)[0]
+    layer, seen_z, seen_h = added[0]
+    assert layer == 2
+    assert torch.equal(seen_z, z)
+    assert torch.equal(seen_h, h[0] if has_batch else h)
+    down(z)
+    assert runner.hguard_error == "IndexError: of a hook"
+    assert added[-1] == (), "nothing is read any more"

@@ -5,11 +5,13 @@ import torch
 
 from probes.artifact import GoldenTrace, ProbeArtifact
 from probes.calibration import Calibration
+from probes.domain import Domain, PartRange
 from probes.fingerprint import fingerprint_model
 from probes.neurons import NeuronSet
 from probes.positions import sequence_slice
 from probes.probe import Probe
 from probes.reducing_tap import ReducingTap
+from probes.risk import Budget, RiskModel
 from probes.tap import HeadTap
 from tests.reference.tiny_models import build_tiny
 from tests.reference.tiny_tokenizer import tiny_tokenizer
@@ -36,6 +38,17 @@ def score_golden(model, probe, golden_ids=(PROMPTS, RESPONSES), *, rule=None):
     return scores
 
 
+def make_risk(calibration=None):
+    """A risk of two parts whose numbers have no short binary form."""
+    return RiskModel(
+        {"cett": 1 / 3, "min_logprob": -0.7}, intercept=-0.1, calibration=calibration or Calibration("platt", slope=1.5)
+    )
+
+
+DOMAIN = Domain({"cett": PartRange(-1 / 3, 0.1, 0.7), "length": PartRange(0.8, 2.0, 11.0)}, cutoff=1.7)
+BUDGETS = (Budget(0.05, threshold=0.9, low=0.7, high=1.0), Budget(0.2, threshold=0.1 + 0.2, low=0.0, high=0.4))
+
+
 def make_artifact(model, *, position="own", calibration=None, card=None, name="tiny", version="1.0.0", **changes):
     """A probe of 12 neurons in all layers."""
     widths = ReducingTap(model).widths
@@ -48,8 +61,10 @@ def make_artifact(model, *, position="own", calibration=None, card=None, name="t
         norms=HeadTap(model, neurons).norms.numpy(),
         intercept=-0.123456789012345,
         position=position,
-        calibration=calibration or Calibration("platt", slope=1.5, offset=-0.25),
+        risk_model=make_risk(calibration),
+        domain=DOMAIN,
         threshold=0.625,
+        budgets=BUDGETS,
         **changes,
     )
     return ProbeArtifact(

@@ -77,7 +77,7 @@ def test_an_artifact_comes_back_bit_for_bit(tmp_path, model, calibration, positi
         np.testing.assert_array_equal(getattr(read.probe, name), getattr(written.probe, name))
         assert getattr(read.probe, name).dtype == np.float32
     np.testing.assert_array_equal(read.probe.neurons.flat, written.probe.neurons.flat)
-    for name in ("name", "version", "intercept", "position", "calibration", "threshold", "locator"):
+    for name in ("name", "version", "intercept", "position", "threshold", "locator", "risk_model", "domain", "budgets"):
         assert getattr(read.probe, name) == getattr(written.probe, name)
     assert read.model == written.model
     assert read.card == written.card
@@ -141,10 +141,10 @@ def test_one_flipped_bit_of_the_tensors_is_found(saved):
         load_artifact(saved)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_another_schema_version_is_named(saved, version):
     rewrite_json(saved, lambda d: d.update(schema_version=version))
-    with pytest.raises(ArtifactError, match=f"schema version {version}, this hguard reads 1"):
+    with pytest.raises(ArtifactError, match=f"schema version {version}, this hguard reads 2"):
         load_artifact(saved)
 
 
@@ -176,9 +176,27 @@ def test_a_file_that_is_no_artifact_is_one_clear_error(saved, text):
         lambda d: d["probe"].update(threshold="0.5"),
         lambda d: d["probe"].update(intercept=float("nan")),
         lambda d: d["probe"].update(position="sideways"),
-        lambda d: d["probe"].update(calibration={"kind": "platt", "slope": -1, "offset": 0, "points": []}),
-        lambda d: d["probe"].update(calibration={"kind": "magic", "slope": 1, "offset": 0, "points": [[0, 0], [1, 1]]}),
-        lambda d: d["probe"].update(calibration=None),
+        lambda d: d["probe"]["risk"]["calibration"].update(slope=-1),
+        lambda d: d["probe"]["risk"]["calibration"].update(kind="magic", points=[[0, 0], [1, 1]]),
+        lambda d: d["probe"]["risk"].update(calibration=None),
+        lambda d: d["probe"]["risk"]["weights"].update(cett=-1.0),
+        lambda d: d["probe"]["risk"]["weights"].update(min_logprob=0.1),
+        lambda d: d["probe"]["risk"]["weights"].update(luck=0.1),
+        lambda d: d["probe"]["risk"]["weights"].update(cett="1"),
+        lambda d: d["probe"]["risk"].update(weights={}),
+        lambda d: d["probe"]["risk"].update(weights=None),
+        lambda d: d["probe"]["risk"].update(intercept=float("inf")),
+        lambda d: d["probe"].pop("risk"),
+        lambda d: d["probe"]["domain"]["ranges"].update(cett=[0.0, 0.0, 1.0]),
+        lambda d: d["probe"]["domain"]["ranges"].update(cett=[0.0, 1.0]),
+        lambda d: d["probe"]["domain"].update(cutoff=0),
+        lambda d: d["probe"]["domain"].update(ranges={}),
+        lambda d: d["probe"].pop("domain"),
+        lambda d: d["probe"]["budgets"].reverse(),
+        lambda d: d["probe"]["budgets"][0].update(threshold=0.1),
+        lambda d: d["probe"]["budgets"][0].update(fpr=0),
+        lambda d: d["probe"]["budgets"][0].update(low=0.95),
+        lambda d: d["probe"].pop("budgets"),
         lambda d: d["probe"].update(extra=1),
     ],
 )

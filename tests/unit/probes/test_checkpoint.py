@@ -106,6 +106,39 @@ def test_layers_without_neurons_are_not_read(tmp_path):
     assert read == ["model.layers.1.mlp.down_proj.weight"]
 
 
+def test_hazard_whole_experts_are_read_for_a_few_neurons(tmp_path):
+    checkpoint = Checkpoint(saved(build_tiny("Qwen3Moe"), tmp_path))
+    read = []
+
+    class File:
+        def __init__(self, name):
+            self.file = file_of(name)
+
+        def get_tensor(self, name):
+            read.append((name, "whole"))
+            return self.file.get_tensor(name)
+
+        def get_slice(self, name):
+            found = self.file.get_slice(name)
+
+            class Slice:
+                def __getitem__(self, key):
+                    read.append((name.rpartition("experts.")[2], tuple(found[key].shape)))
+                    return found[key]
+
+            return Slice()
+
+    file_of, checkpoint._file_of = checkpoint._file_of, File
+    neurons = NeuronSet.from_flat(checkpoint.widths, np.asarray([25, 50]))  # of the second and third expert
+    checkpoint.column_norms(neurons)
+    columns = [("1.down_proj.weight", (32, 1)), ("2.down_proj.weight", (32, 1))]
+    assert read == columns
+    read.clear()
+    checkpoint.routed_rows(neurons)
+    rows = [[(f"{expert}.{part}_proj.weight", (1, 32)) for part in ("gate", "up")] for expert in (1, 2)]
+    assert read == [*rows[0], columns[0], *rows[1], columns[1]]
+
+
 def test_generation_config_comes_along(tmp_path):
     model = build_tiny("Llama")
     model.generation_config.eos_token_id = [2, 7]

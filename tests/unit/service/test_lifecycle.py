@@ -1,17 +1,20 @@
-"""Start-up: what is not proved is not served, and /readyz says why."""
+"""What is not proved is not served, at the start and later, and /readyz says why."""
 
+import asyncio
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from probes.fingerprint import ModelMismatchError
+from service.engines.base import EngineError, RequestTooLongError
 from service.lifecycle import Parts
 from tests.serving import QUESTION, make_parts, serve_in_process
 
 
-async def refuses(serve, parts, reason):
-    client = await serve(parts)
+async def refuses(serve, parts, reason, **settings):
+    client = await serve(parts, **settings)
     ready = await client.get("/readyz")
     assert ready.status_code == 503
     assert ready.json()["status"] == "not_ready"
@@ -51,8 +54,8 @@ async def test_one_replica_that_scores_wrongly_is_found(serve, monkeypatch):
     parts = make_parts()
     score = parts.engine.score
 
-    async def audit(prompt_ids, response_ids):
-        right = await score(prompt_ids, response_ids)
+    async def audit(prompt_ids, response_ids, *, heads):
+        right = await score(prompt_ids, response_ids, heads=heads)
         return right, replace(right, rows=right.rows[::-1]), right
 
     monkeypatch.setattr(parts.engine, "audit", audit)
@@ -97,3 +100,83 @@ async def test_the_engine_is_closed_when_the_application_ends(monkeypatch):
     async with serve_in_process(Parts(Closing(), make_parts().artifact)):
         assert not closed
     assert closed
+
+
+async def becomes(client, status, reason=""):
+    """Wait for what /readyz is to say."""
+    for _ in range(400):
+        ready = await client.get("/readyz")
+        if ready.status_code == status:
+            assert any(reason in line for line in ready.json()["reasons"]) or not reason
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"/readyz is not {status}")
+
+
+async def gauge(client, name):
+    lines = (await client.get("/metrics")).text.splitlines()
+    return float(next(line.split()[-1] for line in lines if line.startswith(f"hguard_{name} ")))
+
+
+ERRORS = [
+    RequestTooLongError("90 tokens are more than the 64"),
+    KeyError("x"),
+    ValueError("no id"),
+    EngineError("dead"),
+]
+
+
+def failing(error):
+    async def audit(*_, **__):
+        raise error
+
+    return audit
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+async def test_hazard_an_error_that_nobody_foresaw_ends_the_start(serve, monkeypatch, error):
+    parts = make_parts()
+    monkeypatch.setattr(parts.engine, "audit", failing(error))
+    await refuses(serve, parts, f"golden_trace: {error}")
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+async def test_hazard_the_canary_dies_and_looks_healthy(serve, monkeypatch, error):
+    parts = make_parts()
+    client = await serve(parts, canary_s=0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.engine, "audit", failing(error))
+        await becomes(client, 503, f"golden_trace: {error}")
+        assert await gauge(client, "golden_trace_ok") == 0
+        assert (await client.post("/generate", json={"prompt": QUESTION})).json()["error"]["code"] == "not_ready"
+    await becomes(client, 200)
+    assert await gauge(client, "golden_trace_ok") == 1
+    assert 'hguard_probe_loads_total{result="refused"}' not in (await client.get("/metrics")).text
+
+
+async def test_hazard_a_canary_that_starves_looks_healthy(serve):
+    parts = make_parts()
+    client = await serve(parts, canary_s=0.01, canary_timeout_s=0.05)
+    parts.engine.fault = "hang"
+    await becomes(client, 503, "not scored within 0.05 s")
+    assert await gauge(client, "golden_trace_ok") == 0
+    failed = time.time()
+    assert 0 < await gauge(client, "golden_trace_last_ok_timestamp_seconds") < failed
+    parts.engine.fault = "none"
+    await becomes(client, 200)
+    assert await gauge(client, "golden_trace_last_ok_timestamp_seconds") > failed
+    assert parts.engine.running == 0
+
+
+async def test_hazard_an_engine_that_hangs_at_the_start_says_nothing(serve):
+    await refuses(serve, make_parts(fault="hang"), "HGUARD_CANARY_TIMEOUT_S", canary_timeout_s=0.01)
+
+
+async def test_an_engine_that_cannot_start_is_a_reason(serve, monkeypatch):
+    parts = make_parts()
+
+    async def start():
+        raise OSError("no such device")
+
+    monkeypatch.setattr(parts.engine, "start", start)
+    await refuses(serve, parts, "model: no such device")

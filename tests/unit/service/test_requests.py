@@ -81,6 +81,10 @@ def test_sampling_out_of_bounds_is_refused(sampling):
         {"alpha": float("inf")},
         {"threshold": 0},
         {"threshold": 1},
+        {"threshold": -0.5},
+        {"threshold": True},
+        {"threshold": float("nan")},
+        {"threshold": [0.5]},
         {"policy": "shrug"},
         {"locator": "oracle"},
         {"on_error": "hope"},
@@ -91,6 +95,23 @@ def test_sampling_out_of_bounds_is_refused(sampling):
 )
 def test_guard_options_out_of_bounds_or_in_conflict_are_refused(guard):
     refuses("guard", guard=guard)
+
+
+@pytest.mark.parametrize("threshold", [0.7, 1e-9, "fpr:0.05", "fpr:.05", "fpr:0.2", "fpr:0.000001"])
+def test_a_threshold_is_a_risk_or_a_budget(threshold):
+    assert accepts(guard={"threshold": threshold}).guard.threshold == threshold
+
+
+@pytest.mark.parametrize(
+    "threshold",
+    ["0.7", "fpr", "fpr:", "fpr:5%", "fpr:1.0", "fpr:1", "fpr:-0.05", "fpr:nan", "fpr:0.05\n", "hunter2", ""],
+)
+def test_text_that_names_no_budget_is_one_problem_that_shows_the_form_and_not_the_text(threshold):
+    with pytest.raises(ValidationError) as failure:
+        accepts(guard={"threshold": threshold})
+    (problem,) = failure.value.errors()
+    assert problem["loc"] == ("guard", "threshold")
+    assert problem["msg"] == 'give a risk between 0 and 1, or a budget such as "fpr:0.05"'
 
 
 def test_exactly_one_prompt():

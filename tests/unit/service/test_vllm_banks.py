@@ -25,7 +25,7 @@ def norms_of(bank: HeadBank) -> np.ndarray:
 
 async def load(banks: Banks, bank: HeadBank):
     loaded, write = banks.plan(await banks.free_number(), bank, norms_of(bank), DENSE)
-    banks.switch(loaded)
+    banks.add(loaded, is_default=True)
     return loaded, write
 
 

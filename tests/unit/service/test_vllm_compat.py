@@ -1,15 +1,21 @@
 """What of vLLM is refused, and in which words; needs no vLLM."""
 
 from types import SimpleNamespace
+from typing import NamedTuple
 
+import numpy as np
 import pytest
+import torch
 from torch import nn
 
+from probes.vllm_start import IncompatibleVllmError
 from service.engines.vllm_plugin.compat import (
-    IncompatibleVllmError,
+    check_front_end,
+    check_function,
     check_instance,
     check_layer,
-    check_mode,
+    check_parts,
+    check_read_rows,
     check_runner,
 )
 
@@ -45,47 +51,79 @@ def test_hazard_a_vllm_that_has_changed():
         check_instance(runner, "1.0")
 
 
-def config(**changes):
-    """What `check_mode` reads of a VllmConfig; `part__name=value` changes it."""
-    parts = {
-        "parallel_config": SimpleNamespace(pipeline_parallel_size=1, use_ubatching=False),
-        "model_config": SimpleNamespace(logprobs_mode="raw_logprobs"),
-        "cache_config": SimpleNamespace(kv_sharing_fast_prefill=False),
-        "speculative_config": None,
-        "lora_config": None,
-        "quant_config": None,
-    }
-    for key, value in changes.items():
-        part, _, name = key.partition("__")
-        if name:
-            setattr(parts[part], name, value)
-        else:
-            parts[part] = value
-    return SimpleNamespace(**parts)
+class Request:
+    __dataclass_fields__ = dict.fromkeys(
+        ("prompt_token_ids", "sampling_params", "num_computed_tokens", "in_progress_prompt_logprobs_cpu")
+    )
+
+
+class Logprobs(NamedTuple):
+    logprob_token_ids: int
+    logprobs: int
+    selected_token_ranks: int
+    more: int = 0
+
+    @staticmethod
+    def empty_cpu(num_positions, num_tokens_per_position): ...
+
+
+def draft(**changes):
+    """One drafted token: two rows are read."""
+    rows = {"cu_num_sampled_tokens": torch.tensor([2]), "logits_indices": torch.tensor([0, 1]), "max_spec_len": 1}
+    return SimpleNamespace(**{**rows, **changes})
+
+
+def test_hazard_requests_columns_or_drafts_have_other_fields():
+    check_parts(Request, Logprobs, draft(), "1.0")
+    renamed = type("Request", (), {"__dataclass_fields__": {"prompt_token_ids": 1, "sampling_params": 1}})
+    with pytest.raises(IncompatibleVllmError, match=r"vLLM 1\.0: Request has no field num_computed_tokens"):
+        check_parts(renamed, Logprobs, draft(), "1.0")
+
+    class Swapped(NamedTuple):
+        logprobs: int
+        logprob_token_ids: int
+        selected_token_ranks: int
+
+    with pytest.raises(IncompatibleVllmError, match=r"first fields of Swapped are \('logprobs', "):
+        check_parts(Request, Swapped, draft(), "1.0")
+    with pytest.raises(IncompatibleVllmError, match=r"empty_cpu takes \['rows'\]"):
+        check_parts(Request, type("L", (Logprobs,), {"empty_cpu": staticmethod(lambda rows: rows)}), draft(), "1.0")
+    lacks = draft()
+    del lacks.max_spec_len
+    with pytest.raises(IncompatibleVllmError, match="has no max_spec_len"):
+        check_parts(Request, Logprobs, lacks, "1.0")
+    with pytest.raises(IncompatibleVllmError, match=r"rows \(\[1\], 2, 1\), expected"):  # of drafts, not of all
+        check_parts(Request, Logprobs, draft(cu_num_sampled_tokens=torch.tensor([1])), "1.0")
 
 
 @pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"parallel_config__pipeline_parallel_size": 2}, "pipeline_parallel_size"),
-        ({"parallel_config__use_ubatching": True}, "enable_dbo"),
-        ({"parallel_config__decode_context_parallel_size": 2}, "context parallelism"),
-        ({"parallel_config__prefill_context_parallel_size": 2}, "context parallelism"),
-        ({"lora_config": object()}, "LoRA"),
-        ({"quant_config": object()}, "quantized"),
-        ({"model_config__logprobs_mode": "processed_logprobs"}, "raw_logprobs"),
-        ({"speculative_config": SimpleNamespace(method="eagle")}, "ngram"),
-        ({"cache_config__kv_sharing_fast_prefill": True}, "kv_sharing_fast_prefill"),
-    ],
+    "rows", [[3, 6], torch.tensor([[3], [6]]), torch.tensor([3.0, 6.0]), torch.arange(8), np.asarray([3, 6])]
 )
-def test_hazard_a_mode_that_scores_wrongly_is_refused(change, word):
-    with pytest.raises(IncompatibleVllmError, match=word):
-        check_mode(config(**change))
+def test_hazard_the_runner_returns_something_else_than_the_rows_that_are_read(rows):
+    check_read_rows(torch.tensor([3, 6], dtype=torch.int32), 7, "1.0")
+    with pytest.raises(IncompatibleVllmError, match="_prepare_inputs returns"):
+        check_read_rows(rows, 7, "1.0")
 
 
-def test_modes_that_score_rightly_are_not_refused():
-    check_mode(config())
-    check_mode(config(speculative_config=SimpleNamespace(method="ngram")))
+def test_hazard_the_front_end_gets_outputs_in_another_form():
+    class Outputs:
+        def propagate_error(self, e): ...
+
+    class Flat:
+        def __init__(self):
+            self.start_indices, self.end_indices, self.logprobs = [], [], []
+
+    check_front_end(Outputs, Flat, "1.0")
+    with pytest.raises(IncompatibleVllmError, match="propagate_error takes None"):
+        check_front_end(type("Outputs", (), {}), Flat, "1.0")
+    with pytest.raises(IncompatibleVllmError, match="object has no start_indices"):
+        check_front_end(Outputs, object, "1.0")
+
+
+def test_hazard_a_function_that_is_replaced_is_called_otherwise():
+    check_function(lambda x, counts: None, ["x", "counts"], "1.0")
+    with pytest.raises(IncompatibleVllmError, match=r"takes \['x', 'n'\], expected \['x', 'counts'\]"):
+        check_function(lambda x, n: None, ["x", "counts"], "1.0")
 
 
 def test_hazard_a_layer_that_does_not_return_the_whole_h():

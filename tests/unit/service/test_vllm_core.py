@@ -1,28 +1,88 @@
-"""How vLLM is started; needs no vLLM."""
+"""What the engine does with vLLM's errors and with the operator's arguments; needs no vLLM."""
 
-import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 
+from probes.checkpoint import StoredBlock
+from service.engines import vllm_core
 from service.engines.base import EngineError
-from service.engines.vllm_core import tappable_runner
+from service.engines.vllm_core import VllmCore
+from service.engines.vllm_plugin.tap_config import TapConfig
 
-NAME = "VLLM_USE_V2_MODEL_RUNNER"
-
-
-@pytest.mark.parametrize("before", [None, "0"])
-def test_hazard_vllm_takes_a_runner_that_is_not_tapped(monkeypatch, before):
-    monkeypatch.delenv(NAME, raising=False) if before is None else monkeypatch.setenv(NAME, before)
-    with tappable_runner():
-        assert os.environ[NAME] == "0"
-    assert os.environ.get(NAME) == before
-    with pytest.raises(ZeroDivisionError), tappable_runner():
-        _ = 1 / 0
-    assert os.environ.get(NAME) == before
+TAP = TapConfig((StoredBlock("down", "down", 4),), slots=2)
 
 
-def test_an_operator_who_asks_for_the_other_runner_is_told(monkeypatch):
-    monkeypatch.setenv(NAME, "1")
-    with pytest.raises(EngineError, match=f"{NAME}=1 asks for a model runner .*: unset it"), tappable_runner():
-        pytest.fail("started")
-    assert os.environ[NAME] == "1"
+class QueueOverflowError(Exception):
+    """Of no class that vLLM 0.25.1 and 0.32 both have."""
+
+
+@pytest.fixture
+def core(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm.inputs", SimpleNamespace(TokensPrompt=dict))
+    return VllmCore(TAP, "cpu", {}, {})
+
+
+@pytest.mark.parametrize("error", [QueueOverflowError("busy"), ValueError("a parameter"), RuntimeError("dead")])
+async def test_hazard_an_error_of_vllm_passes_for_one_of_ours(core, error):
+    async def generate(prompt, *args, **options):
+        yield "first"
+        raise error
+
+    core._vllm = SimpleNamespace(generate=generate)
+    outputs = core.outputs([1, 2], None, "name", salt=None)
+    assert await anext(outputs) == "first"
+    assert core.running == 1
+    with pytest.raises(EngineError, match=f"vLLM failed: {error}"):
+        await anext(outputs)
+    assert core.running == 0
+
+
+async def test_one_who_leaves_is_no_failure(core):
+    closed = []
+
+    async def generate(*args, **options):
+        try:
+            yield "first"
+        finally:
+            closed.append(True)
+
+    core._vllm = SimpleNamespace(generate=generate)
+    outputs = core.outputs([1], None, "name", salt=None)
+    await anext(outputs)
+    await outputs.aclose()
+    assert closed == [True]
+    assert core.running == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"scheduling_policy": "fcfs"}, "scheduling_policy"),
+        ({"model": "other", "dtype": "float16"}, "dtype, model"),
+        ({"worker_cls": "auto", "max_num_seqs": 4}, "worker_cls"),
+    ],
+)
+async def test_hazard_the_operator_changes_what_the_guard_stands_on(monkeypatch, arguments, named):
+    monkeypatch.setattr(vllm_core, "_started", lambda arguments: pytest.fail("started"))
+    with pytest.raises(EngineError, match=f"HGUARD_VLLM_ARGS sets {named}, which hguard sets itself: take it out"):
+        await VllmCore(TAP, "cpu", {}, arguments).start()
+
+
+async def test_what_vllm_is_started_with(monkeypatch):
+    seen = []
+    monkeypatch.setattr(vllm_core, "_started", seen.append)
+    await VllmCore(TAP, "cpu", {"model": "m", "kv_cache_memory_bytes": 1}, {"kv_cache_memory_bytes": 2}).start()
+    assert seen[0]["kv_cache_memory_bytes"] == 2
+    assert seen[0]["scheduling_policy"] == "priority"
+    assert seen[0]["additional_config"] == TAP.additional_config()
+
+
+async def test_hazard_why_vllm_did_not_start_stays_in_a_log(monkeypatch):
+    def fails(arguments):
+        raise QueueOverflowError("no such mode")
+
+    monkeypatch.setattr(vllm_core, "_started", fails)
+    with pytest.raises(EngineError, match="vLLM did not start: no such mode"):
+        await VllmCore(TAP, "cpu", {}, {}).start()

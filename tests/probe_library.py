@@ -1,0 +1,33 @@
+"""A folder with several probes of one model, and how an operator switches between them."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from probes.artifact import ProbeArtifact, save_artifact
+
+KEY = "an admin key"
+SETTINGS: dict[str, Any] = {"admin_key_sha256": hashlib.sha256(KEY.encode()).hexdigest()}
+HEADERS = {"authorization": f"Bearer {KEY}"}
+
+
+def turned(artifact: ProbeArtifact, version: str) -> ProbeArtifact:
+    """The probe whose weights have the other sign: what it finds follows from what the first one finds."""
+    probe = replace(artifact.probe, version=version, weights=-artifact.probe.weights)
+    golden = replace(artifact.golden, scores=tuple(-scores for scores in artifact.golden.scores))
+    return replace(artifact, probe=probe, golden=golden)
+
+
+def write_library(folder: Path, *artifacts: ProbeArtifact) -> Path:
+    for artifact in artifacts:
+        save_artifact(folder / artifact.probe.name / artifact.probe.version, artifact, "card")
+    return folder
+
+
+async def activate(client: httpx.AsyncClient, probe: Any, headers: dict[str, str] | None = None) -> httpx.Response:
+    """`probe` is anything with a name and a version."""
+    body = {"name": probe.name, "version": probe.version}
+    return await client.post("/probes/activate", json=body, headers=HEADERS if headers is None else headers)
