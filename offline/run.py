@@ -175,7 +175,6 @@ class Run:
             "dtype": c.sampling_dtype,
             "sentences": c.sentences,
             **({"sampler": "vllm"} if self.samples_on_vllm else {}),
-            **({} if self.tokenizer.chat_template else {"ends": "newline"}),
         }
 
     @property
