@@ -13,12 +13,12 @@ from tests.reference.tiny_models import tiny_config
 from tests.reference.tiny_tokenizer import tiny_tokenizer
 
 
-def make_run(folder, name="Llama", *, has_template=True, **options):
+def make_run(folder, name="Llama", *, **options):
     """A run of a tiny model of which only the configuration is there."""
     config = tiny_config(name)
     config.architectures = [f"{name}ForCausalLM"]
     config.save_pretrained(folder)
-    tiny_tokenizer(has_template=has_template).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
     return Run(RunConfig(model=str(folder), questions=(), out=folder, **options))
 
 
@@ -69,9 +69,10 @@ def test_features_of_two_extractors_are_not_mixed(tmp_path, gpu_and_vllm):
     assert len({str(row) for row in found}) == 4
 
 
-def test_answers_that_end_at_a_newline_are_not_mixed_with_those_that_do_not(tmp_path):
-    base, chat = make_run(tmp_path / "a", has_template=False), make_run(tmp_path / "b")
-    assert base.sampling_settings.keys() - chat.sampling_settings.keys() == {"ends"}
+def test_settings_of_a_complete_run_need_no_model(tmp_path, monkeypatch):
+    run = make_run(tmp_path)
+    monkeypatch.setattr(module, "resolve_model", None)
+    assert run.sampling_settings["model"] == run.config.model
 
 
 def test_the_command_line_names_the_extractor():
