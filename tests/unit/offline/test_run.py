@@ -13,7 +13,7 @@ from tests.reference.tiny_models import tiny_config
 from tests.reference.tiny_tokenizer import tiny_tokenizer
 
 
-def make_run(folder, name="Llama", *, **options):
+def make_run(folder, name="Llama", **options):
     """A run of a tiny model of which only the configuration is there."""
     config = tiny_config(name)
     config.architectures = [f"{name}ForCausalLM"]
