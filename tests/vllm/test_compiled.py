@@ -57,9 +57,9 @@ async def what_is_compiled(engine):
 
 async def check_scales_by_buffer(engine):
     """The taps are in the graph: it scales by what the row buffer says, also where eager passes would not look."""
-    bank = engine._banks.current.bank
+    loaded = engine._banks.current
     wanted = request([31 * at + 900 for at in range(20)], 8)  # in nobody's prefix cache
-    await engine._core._vllm.collective_rpc("witness_scale", args=(0.0,))
+    await engine._core._vllm.collective_rpc("witness_scale", args=(0.0, loaded.number))
     steps = await collect(engine, wanted)
-    await engine._core._vllm.collective_rpc("witness_scale", args=(1.0,))
-    check(engine, bank, replace(wanted, alpha=0.0), steps)
+    await engine._core._vllm.collective_rpc("witness_scale", args=(1.0, loaded.number))
+    check(engine, loaded.bank, replace(wanted, alpha=0.0), steps)

@@ -68,10 +68,11 @@ class Witness:
         mode = worker.vllm_config.compilation_config.mode.name
         return {"mode": mode, "frames": dict(counters["frames"]), "graphs": counters["stats"]["unique_graphs"]}
 
-    def witness_scale(self, alpha: float) -> None:
-        """Write an alpha for which nobody asked into the row buffer: a compiled graph scales by what it finds there."""
+    def witness_scale(self, alpha: float, bank: int) -> None:
+        """Write an alpha that nobody asked for into the row buffers; a compiled graph scales by what it finds there."""
         worker: Any = self
         worker.hguard_buffers[0].alpha.fill_(alpha)
+        worker.hguard_buffers[0].bank.fill_(bank)
 
     def witness_runner(self) -> str:
         """Name of the model runner's class."""
