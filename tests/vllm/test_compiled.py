@@ -59,6 +59,7 @@ async def check_scales_by_buffer(engine):
     """The taps are in the graph: it scales by what the row buffer says, also where eager passes would not look."""
     loaded = engine._banks.current
     wanted = request([31 * at + 900 for at in range(20)], 8)  # in nobody's prefix cache
+    await collect(engine, request([7, 8, 9], 1))  # the step after a scaled one sets the buffer back
     await engine._core._vllm.collective_rpc("witness_scale", args=(0.0, loaded.number))
     steps = await collect(engine, wanted)
     await engine._core._vllm.collective_rpc("witness_scale", args=(1.0, loaded.number))
