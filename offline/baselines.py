@@ -11,6 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from offline.stacked_rows import FeatureArray, StackedRows
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -36,7 +38,7 @@ def combine(columns: Iterable[Floats], labels: Ints, train: NDArray[np.bool_]) -
 
 
 def random_neuron_scores(
-    features: NDArray[np.floating], place: Ints, labels: Ints, train: NDArray[np.bool_], size: int, seed: int
+    features: FeatureArray | StackedRows, place: Ints, labels: Ints, train: NDArray[np.bool_], size: int, seed: int
 ) -> list[Floats]:
     """Scores of `size` random neurons, one array [R] a seed: L2 on their standardised CETT.
 

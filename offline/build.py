@@ -8,34 +8,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from offline.baselines import combine, free_scores, random_neuron_scores
 from offline.card import render_card
 from offline.choose import fit_variant, raw_units, score
-from offline.evaluate import BOTH, FREE, HELD, PROBE, QUESTION, SERVED, Contest, answer_overlap, evaluate
+from offline.combination import Columns
+from offline.domains import DomainAnswers
+from offline.evaluate import BOTH, FREE, HELD, PROBE, QUESTION, RESIDUAL, SERVED, Contest, answer_overlap, evaluate
+from offline.evaluate_domains import evaluate_domains
 from offline.fit import export_estimator, fit_dense
 from offline.fit_risk import ServedRisk, fit_risk
 from offline.fitting import Fitted, locator_of
+from offline.golden import make_golden
 from offline.label import count_rows
+from offline.p_true import SIGNAL as P_TRUE
+from offline.records import DOMAIN
 from offline.run import Run, RunConfig
+from offline.scores import gather_scores, save_scores
 from offline.stages import write_json
 from offline.table import Floats, Table
-from probes.artifact import SCHEMA_VERSION, GoldenTrace, ProbeArtifact, save_artifact
+from probes.artifact import SCHEMA_VERSION, ProbeArtifact, save_artifact
 from probes.fingerprint import fingerprint_model
 from probes.neurons import NeuronSet
-from probes.positions import align_rows
 from probes.probe import Probe
 from probes.reducing_tap import ReducingTap
 from probes.tap import HeadTap
 
 log = logging.getLogger("hguard.train")
 
-GOLDEN_SEQUENCES = 4
 MANIFEST = "artifact.manifest.json"
 
 
-def find_finished(config: RunConfig, upstream: str, name: str, version: str) -> Path | None:
+def find_finished(
+    config: RunConfig, upstream: str, name: str, version: str, domains: DomainAnswers | None = None
+) -> Path | None:
     """The artifact that an earlier run with these settings wrote, or None.
 
     Raises:
@@ -45,12 +51,22 @@ def find_finished(config: RunConfig, upstream: str, name: str, version: str) -> 
     if not folder.exists():
         return None
     written = json.loads(manifest.read_text()) if manifest.exists() else {}
-    if written.get("folder") == _place(config, folder) and written.get("settings") == _settings(config, upstream):
+    settings = _settings(config, upstream, domains)
+    if written.get("folder") == _place(config, folder) and written.get("settings") == settings:
         return folder
     raise FileExistsError(f"{folder} exists and is not what this command makes: choose another --version, or delete it")
 
 
-def build_artifact(run: Run, table: Table, fitted: Fitted, upstream: str, *, name: str, version: str) -> Path:
+def build_artifact(
+    run: Run,
+    table: Table,
+    fitted: Fitted,
+    upstream: str,
+    *,
+    name: str,
+    version: str,
+    domains: DomainAnswers | None = None,
+) -> Path:
     """Stages 9 to 11. Combine and calibrate the risk, evaluate on the test rows, write the artifact."""
     folder = _folder(run.config, name, version)
     everything = np.ones(len(table.rows), dtype=bool)
@@ -58,7 +74,8 @@ def build_artifact(run: Run, table: Table, fitted: Fitted, upstream: str, *, nam
     logits = score(table, fitted.served_group(locator), everything, fitted.fit, fitted.view)
     unseen = logits.copy()
     unseen[table.in_split("train")] = fitted.candidate.out_of_fold
-    risk = fit_risk(table, unseen, locator, seed=run.config.seed)
+    heads: Columns = {"cett": unseen, "residual": fitted.residual.unseen}
+    risk = fit_risk(table, heads, locator, seed=run.config.seed)
     contest = _compare(run, table, fitted, risk, logits, unseen)
     evidence = {split: evaluate(table, split, contest) for split in ("test", "unfiltered-test")}
     log.info("evaluate: AUROC %s", {split: found["methods"][SERVED]["auroc"] for split, found in evidence.items()})
@@ -69,6 +86,7 @@ def build_artifact(run: Run, table: Table, fitted: Fitted, upstream: str, *, nam
         "ece": evidence["unfiltered-test"]["risk"]["ece"],
         "training": _training(run, table, fitted),
         "selection": fitted.grid,
+        "residual_selection": fitted.residual.grid,
         "risk": risk.chosen,
         "neurons": {
             "selected": len(probe.neurons),
@@ -78,18 +96,20 @@ def build_artifact(run: Run, table: Table, fitted: Fitted, upstream: str, *, nam
             "h_neurons_by_layer": dict(sorted(Counter(probe.neurons.layer[probe.h_neurons].tolist()).items())),
         },
         "evidence": evidence,
+        "domains": evaluate_domains(table, contest, domains.left_out if domains else {}),
     }
     artifact = ProbeArtifact(
         probe=probe,
         model=fingerprint_model(run.model(run.config.dtype), run.tokenizer, name=run.config.model),
-        golden=_golden(run, table, probe),
+        golden=make_golden(run, table, probe),
         card=card,
     )
     saved = save_artifact(folder, artifact, render_card(artifact))
     export_estimator(
         folder / "estimator.joblib", probe.neurons.flat, probe.weights, probe.intercept, probe.neurons.total
     )
-    settings = _settings(run.config, upstream)
+    save_scores(run.out, gather_scores(table, contest, (*evidence, DOMAIN), saved.sha256, _feature_std(table, fitted)))
+    settings = _settings(run.config, upstream, domains)
     write_json(run.out / MANIFEST, {"folder": _place(run.config, folder), "settings": settings, "sha256": saved.sha256})
     return folder
 
@@ -103,13 +123,14 @@ def _place(config: RunConfig, folder: Path) -> str:
     return folder.relative_to(config.out).as_posix()
 
 
-def _settings(config: RunConfig, upstream: str) -> dict[str, Any]:
+def _settings(config: RunConfig, upstream: str, domains: DomainAnswers | None) -> dict[str, Any]:
     """What decides the artifact, beside its name and version."""
     return {
         "schema": SCHEMA_VERSION,
         "spans": upstream,
         "dtype": config.dtype,
         "max_per_mille": config.max_per_mille,
+        **({"domains": domains.made} if domains else {}),
     }
 
 
@@ -122,6 +143,9 @@ def _compare(run: Run, table: Table, fitted: Fitted, risk: ServedRisk, logits: F
     scores = {SERVED: risk.logits, PROBE: logits, **free_scores(table.signals)}
     scores |= {FREE: combine(signals, labels, train), HELD: risk.free}
     scores[BOTH] = combine([unseen, *signals], labels, train)
+    if P_TRUE in table.signals:
+        scores["p(True), asked"] = -table.signals[P_TRUE]
+    scores[RESIDUAL] = fitted.residual.logits
     scores["dense L2 on all neurons"] = fit_dense(
         table.groups[group], table.labels[train], table.place[train], table.place
     )
@@ -149,38 +173,21 @@ def _probe(run: Run, fitted: Fitted, risk: ServedRisk, name: str, version: str) 
         domain=risk.domain,
         threshold=risk.threshold,
         budgets=risk.budgets,
+        residual=fitted.residual.head if "residual" in risk.model.weights else None,
     )
 
 
-@torch.inference_mode()
-def _golden(run: Run, table: Table, probe: Probe) -> GoldenTrace:
-    """Scores of a few test responses, computed one by one in float32."""
-    model = run.model("float32")
-    tap = HeadTap(model, probe.neurons)
-    weights = torch.from_numpy(probe.weights).to(tap.device)[None, :]
-    rows = np.flatnonzero(table.in_split("test"))
-    picked = [
-        table.passages[table.place[row]] for row in rows[np.linspace(0, len(rows) - 1, GOLDEN_SEQUENCES).astype(int)]
-    ]
-    scores = []
-    with tap.attached():
-        for passage in picked:
-            ids = torch.tensor([passage.prompt_ids + passage.response_ids], device=tap.device)
-            tap.begin(1, last=len(passage.response_ids) + 1)
-            model(input_ids=ids, use_cache=False)
-            found = tap.read().scores(weights)[0, :, 0].cpu().numpy()
-            scores.append(
-                np.asarray(align_rows(found.tolist(), len(passage.response_ids), probe.position), dtype=np.float32)
-            )
-    return GoldenTrace(
-        tuple(passage.prompt_ids for passage in picked),
-        tuple(passage.response_ids for passage in picked),
-        tuple(scores),
-    )
+def _feature_std(table: Table, fitted: Fitted) -> Floats:
+    """Of the selected neurons over the training rows [K], in flat order as the probe has them."""
+    group = table.groups[fitted.candidate.variant.groups[0]]
+    columns = np.sort(fitted.fit.columns)
+    train = table.place[table.in_split("train")]
+    return np.asarray(np.std(group[train[:, None], columns], axis=0, dtype=np.float64))
 
 
 def _training(run: Run, table: Table, fitted: Fitted) -> dict[str, Any]:
     c = run.config
+    own = [row for row in table.rows if row.split != DOMAIN]
     return {
         "model": c.model,
         "prompt": "question" if c.sentences else "question + answer only",
@@ -189,8 +196,8 @@ def _training(run: Run, table: Table, fitted: Fitted) -> dict[str, Any]:
         "judge": c.judge,
         "spans": c.spans,
         "seed": c.seed,
-        "sources": sorted({row.source for row in table.rows}),
-        "rows": count_rows(table.rows),
+        "sources": sorted({row.source for row in own}),
+        "rows": count_rows(own),
         "shared_answers_train_test": answer_overlap(table, "train", "test"),
         "mode": fitted.candidate.variant.mode,
         "position": fitted.candidate.variant.position,

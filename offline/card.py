@@ -1,8 +1,9 @@
 """The probe's card: what it is, how it was made and what it reached, as Markdown for people."""
 
-from collections.abc import Iterable
 from typing import Any
 
+from offline.card_domains import render_domains
+from offline.markdown import render_table, render_triple
 from probes.artifact import ProbeArtifact
 
 METRICS = {"auroc": "AUROC", "recall_at_10_fpr": "recall at 10% FPR", "aurc": "AURC"}
@@ -26,8 +27,10 @@ def render_card(artifact: ProbeArtifact) -> str:
         "Intervals are 95% percentile bootstraps (1,000 resamples within each class). Answer strings that are in both "
         f"the training and the test rows: {training['shared_answers_train_test']}.",
         *(_evidence(split, evidence) for split, evidence in card["evidence"].items()),
+        "## AUROC by domain",
+        render_domains(card["domains"]),
         "## H-neurons by layer",
-        _table(
+        render_table(
             ["layer", "H-neurons"], ([str(layer), str(count)] for layer, count in neurons["h_neurons_by_layer"].items())
         ),
         "## How the fit was chosen",
@@ -50,7 +53,7 @@ def _facts(artifact: ProbeArtifact) -> str:
         "calibration": probe.risk_model.calibration.kind,
         "features taken in": artifact.model.dtype,
     }
-    return _table(["", ""], ([key, str(value)] for key, value in facts.items()))
+    return render_table(["", ""], ([key, str(value)] for key, value in facts.items()))
 
 
 def _training(training: dict[str, Any]) -> str:
@@ -78,9 +81,9 @@ def _training(training: dict[str, Any]) -> str:
     ]
     return "\n\n".join(
         [
-            _table(["", ""], ([key, str(value)] for key, value in facts.items())),
-            _table(["split", "faithful", "hallucinated"], splits),
-            _table(["split", "rows by source"], by_source),
+            render_table(["", ""], ([key, str(value)] for key, value in facts.items())),
+            render_table(["split", "faithful", "hallucinated"], splits),
+            render_table(["split", "rows by source"], by_source),
         ]
     )
 
@@ -104,14 +107,14 @@ def _risk(artifact: ProbeArtifact) -> str:
             "A logistic combination of parts taken over the answer tokens, fitted on the training rows (the probe's "
             "logits out of fold) with weights that keep to each part's sign; then calibrated on the unfiltered "
             "calibration rows.",
-            _table(["part", "weight", "per standard deviation"], weights),
+            render_table(["part", "weight", "per standard deviation"], weights),
             "Backward elimination on the training rows: what leaving a part out costs in out-of-fold log-loss "
             "(standard error). A part that costs no more than 1.645 standard errors goes, the cheapest first; a cost "
             "of 0.0000 is that of a part to which the others leave no weight of its sign.",
-            _table(["part", "cost", ""], steps),
+            render_table(["part", "cost", ""], steps),
             "Thresholds for budgets of false positives: split conformal on the faithful unfiltered calibration rows; "
             "the 95% interval of the threshold is by order statistics (binomial).",
-            _table(["faithful responses flagged at most", "threshold (risk)", "95% interval"], budgets),
+            render_table(["faithful responses flagged at most", "threshold (risk)", "95% interval"], budgets),
         ]
     )
 
@@ -119,7 +122,9 @@ def _risk(artifact: ProbeArtifact) -> str:
 def _evidence(split: str, evidence: dict[str, Any]) -> str:
     counts, risk, random = evidence["rows"], evidence["risk"], evidence["random neurons"]
     kind = "unfiltered, one greedy answer a question, natural rate" if "unfiltered" in split else "consistency-filtered"
-    methods = [[name, *(_triple(values[metric]) for metric in METRICS)] for name, values in evidence["methods"].items()]
+    methods = [
+        [name, *(render_triple(values[metric]) for metric in METRICS)] for name, values in evidence["methods"].items()
+    ]
     methods.append(
         [
             "random neurons, 10 sets (mean, range)",
@@ -132,45 +137,52 @@ def _evidence(split: str, evidence: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"### {split} ({kind}): {counts['faithful']} faithful, {counts['hallucinated']} hallucinated",
-            _table(["score", *METRICS.values()], methods),
-            _table(["AUROC gained", ""], ([name, _triple(value)] for name, value in evidence["differences"].items())),
-            _table(
+            render_table(["score", *METRICS.values()], methods),
+            render_table(
+                ["AUROC gained", ""], ([name, render_triple(value)] for name, value in evidence["differences"].items())
+            ),
+            render_table(
                 ["part", "in the risk", "AUROC that it adds to the other parts in the risk"],
                 (
-                    [part, "yes" if found["served"] else "no", _triple(found["gain"])]
+                    [part, "yes" if found["served"] else "no", render_triple(found["gain"])]
                     for part, found in evidence["parts"].items()
                 ),
             ),
-            _table(
+            render_table(
                 ["risk", ""],
                 [
-                    ["accuracy at the threshold", _triple(risk["accuracy_at_threshold"])],
-                    ["expected calibration error", _triple(risk["ece"])],
-                    ["Brier score", _triple(risk["brier"])],
+                    ["accuracy at the threshold", render_triple(risk["accuracy_at_threshold"])],
+                    ["expected calibration error", render_triple(risk["ece"])],
+                    ["Brier score", render_triple(risk["brier"])],
                     ["share flagged", f"{risk['flagged']:.3f}"],
                     ["share out of domain", f"{evidence['out_of_domain']:.3f}"],
                 ],
             ),
-            _table(
+            render_table(
                 ["budget", "threshold", "faithful flagged (exact binomial interval)", "hallucinated flagged"],
                 (
-                    [f"{b['fpr']:.0%}", f"{b['threshold']:.3f}", _triple(b["faithful"]), _triple(b["hallucinated"])]
+                    [
+                        f"{b['fpr']:.0%}",
+                        f"{b['threshold']:.3f}",
+                        render_triple(b["faithful"]),
+                        render_triple(b["hallucinated"]),
+                    ]
                     for b in evidence["budgets"]
                 ),
             ),
-            _table(
+            render_table(
                 ["source", *(f"AUROC of {name}" for name in compared), "faithful", "hallucinated"],
                 (
                     [
                         source,
-                        *(_triple(found["auroc"][name]) for name in compared),
+                        *(render_triple(found["auroc"][name]) for name in compared),
                         str(found["faithful"]),
                         str(found["hallucinated"]),
                     ]
                     for source, found in evidence["auroc_by_source"].items()
                 ),
             ),
-            _table(
+            render_table(
                 ["rank correlation with response length", "faithful", "hallucinated"],
                 (
                     [name, f"{found['faithful']:+.2f}", f"{found['hallucinated']:+.2f}"]
@@ -198,13 +210,4 @@ def _grid(selection: list[dict[str, Any]], training: dict[str, Any]) -> str:
         ]
 
     header = ["mode", "position", "CETT", "C", "AUROC (s.e.)", "selected", "H-neurons"]
-    return _table(header, (row(candidate) for candidate in selection)) + "\n\n\\* shipped"
-
-
-def _triple(value: list[float]) -> str:
-    return f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]"
-
-
-def _table(header: list[str], rows: Iterable[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+    return render_table(header, (row(candidate) for candidate in selection)) + "\n\n\\* shipped"

@@ -27,6 +27,10 @@ OUTSIDE = 0.99
 """Quantile of the training rows' distances that is the cutoff of the domain."""
 
 
+FREE_PARTS: tuple[Part, ...] = tuple(part for part in SIGNS if part not in ("cett", "residual"))
+_SIGNAL_OF = {"length": "n_tokens"}
+
+
 @dataclass(frozen=True)
 class Combination:
     """Weights [parts] and intercept, in raw units."""
@@ -62,17 +66,17 @@ class Removal:
         }
 
 
-def part_columns(table: Table, cett: Floats, locator: str) -> dict[Part, Floats]:
+def part_columns(table: Table, heads: Columns, locator: str) -> dict[Part, Floats]:
     """The parts of every row, over the tokens that the served probe pools.
 
     Args:
         table: All rows, R.
-        cett: Pooled probe logits [R]; of training rows the out-of-fold ones.
+        heads: Pooled logits of the probe and the residual head [R]; of training rows the out-of-fold ones.
         locator: The served probe's.
     """
     prefix = "" if locator == "lexical" else "response_"
-    read = {part: table.signals[prefix + part] for part in SIGNS if part not in ("cett", "length")}
-    return {"cett": cett, **read, "length": table.signals[f"{prefix}n_tokens"]}
+    free = {part: table.signals[prefix + _SIGNAL_OF.get(part, part)] for part in FREE_PARTS}
+    return {part: heads[part] if part in heads else free[part] for part in SIGNS if part in heads or part in free}
 
 
 def fit_combination(columns: Columns, labels: Ints, rows: Mask, parts: Iterable[Part]) -> Combination:
@@ -107,7 +111,7 @@ def choose_parts(columns: Columns, table: Table) -> tuple[tuple[Part, ...], list
     """
     train = table.in_split("train")
     fold = np.array([fold_of(row.answers_key) for row in table.rows])
-    parts, steps = list(SIGNS), list[Removal]()
+    parts, steps = list(columns), list[Removal]()
     while True:
         losses = _out_of_fold_losses(columns, table.labels, train, fold, parts)
         costs = []

@@ -24,6 +24,7 @@ FREE = "free signals together"
 HELD = "free signals together, signs held"
 BOTH = "probe and free signals"
 QUESTION = "question only"
+RESIDUAL = "residual head"
 RANDOM = "random neurons"
 
 
@@ -56,7 +57,7 @@ def evaluate(table: Table, split: str, contest: Contest) -> dict[str, Any]:
     risk, random = contest.risk, [values[rows] for values in contest.random]
     risks = risk.model.calibration.risks(here[SERVED])
     drawn = [auroc(values, labels) for values in random]
-    pairs = [(SERVED, FREE), (SERVED, HELD), (SERVED, QUESTION), (SERVED, PROBE)]
+    pairs = [(SERVED, FREE), (SERVED, HELD), (SERVED, QUESTION), (SERVED, PROBE), (SERVED, RESIDUAL)]
     pairs += [(PROBE, FREE), (BOTH, FREE), (PROBE, QUESTION)]
     return {
         "rows": {"faithful": int((labels == 0).sum()), "hallucinated": int((labels == 1).sum())},

@@ -20,7 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
 from offline.l1 import label_signs
-from offline.row_view import FeatureArray, RowView, stack_views
+from offline.row_view import RowView, stack_views
+from offline.stacked_rows import FeatureArray, StackedRows
 
 Mode = Literal["3-vs-1", "1-vs-1"]
 Ints = NDArray[np.int64]
@@ -33,8 +34,8 @@ L2_TOLERANCE = 1e-8
 
 def training_view(
     mode: Mode,
-    answer: FeatureArray,
-    other: FeatureArray,
+    answer: FeatureArray | StackedRows,
+    other: FeatureArray | StackedRows,
     labels: Ints,
     place: Ints,
     *,
@@ -69,7 +70,7 @@ def training_view(
     return view, np.repeat(np.array([1, 0, 0, 0], dtype=np.int64), counts)
 
 
-def fit_dense(features: FeatureArray, labels: Ints, train: Ints, place: Ints) -> Floats:
+def fit_dense(features: FeatureArray | StackedRows, labels: Ints, train: Ints, place: Ints) -> Floats:
     """Logits of the dense L2 baseline: logistic regression on all standardised neurons.
 
     Solved in the space of the rows: with far fewer rows than neurons, rotating the training rows onto their own
@@ -92,7 +93,7 @@ def fit_dense(features: FeatureArray, labels: Ints, train: Ints, place: Ints) ->
     fitted, scored = back[: len(train)], back[len(train) :]
     standardised = stack_views([(features, train)]).standardised()
     gram = np.zeros((len(rows), len(train)))
-    for _, tile in replace(standardised, parts=((features, rows),)).column_tiles():
+    for _, tile in replace(standardised, parts=stack_views([(features, rows)]).parts).column_tiles():
         gram += tile @ tile[fitted].T
     if not np.isfinite(gram).all():
         bad = rows[~np.isfinite(gram).all(axis=1)]

@@ -10,6 +10,7 @@ import numpy as np
 from offline.budgets import choose_budgets
 from offline.calibrate import choose_calibration, choose_threshold
 from offline.combination import (
+    FREE_PARTS,
     Columns,
     Removal,
     choose_parts,
@@ -20,12 +21,10 @@ from offline.combination import (
 )
 from offline.table import Floats, Mask, Table
 from probes.domain import Domain
-from probes.parts import SIGNS, Part
+from probes.parts import Part
 from probes.risk import Budget, RiskModel
 
 log = logging.getLogger("hguard.train")
-
-FREE_PARTS = tuple(part for part in SIGNS if part != "cett")
 
 
 @dataclass(frozen=True)
@@ -48,26 +47,27 @@ class ServedRisk:
     """How it was chosen, for the card."""
 
 
-def fit_risk(table: Table, cett: Floats, locator: str, *, seed: int) -> ServedRisk:
+def fit_risk(table: Table, heads: Columns, locator: str, *, seed: int) -> ServedRisk:
     """Fit the risk.
 
     Args:
         table: All rows, R.
-        cett: Pooled probe logits [R]; of training rows the out-of-fold ones.
+        heads: Pooled logits of the probe and the residual head [R]; of training rows the out-of-fold ones.
         locator: The served probe's.
         seed: Of the calibration's folds.
 
     Raises:
         ValueError: The rows give no risk; says why.
     """
-    columns = part_columns(table, cett, locator)
+    columns = part_columns(table, heads, locator)
     labels, train, calibrating = table.labels, table.in_split("train"), table.in_split("unfiltered-calibration")
     parts, removals = choose_parts(columns, table)
     combination = fit_combination(columns, labels, train, parts)
     logits = combination.logits(columns)
     calibration, brier = choose_calibration(logits[calibrating], labels[calibrating], seed=seed)
     risks = calibration.risks(logits[calibrating])
-    domain = fit_domain(columns, train)
+    measured = {part: column for part, column in columns.items() if part != "residual" or part in combination.weights}
+    domain = fit_domain(measured, train)
     risk = ServedRisk(
         model=RiskModel(combination.weights, combination.intercept, calibration),
         domain=domain,
@@ -86,10 +86,10 @@ def fit_risk(table: Table, cett: Floats, locator: str, *, seed: int) -> ServedRi
 def _refit(columns: Columns, table: Table, served: tuple[Part, ...]) -> dict[Part, Floats]:
     labels, train = table.labels, table.in_split("train")
     return {
-        part: fit_combination(columns, labels, train, [p for p in SIGNS if (p in served) != (p == part)]).logits(
+        part: fit_combination(columns, labels, train, [p for p in columns if (p in served) != (p == part)]).logits(
             columns
         )
-        for part in SIGNS
+        for part in columns
     }
 
 

@@ -19,7 +19,9 @@ from offline.choose import (
     cross_validate,
     fit_variant,
 )
+from offline.fit_residual import FittedResidual, fit_residual
 from offline.l1 import L1Fit
+from offline.residuals import Residuals
 from offline.row_view import RowView
 from offline.run import Run, RunConfig
 from offline.stages import Stage, fingerprint
@@ -40,14 +42,15 @@ class Fitted:
     """Every candidate that was cross-validated, for the card."""
     asked: Candidate
     """The best question-only control."""
+    residual: FittedResidual
 
     def served_group(self, locator: str) -> str:
         """Tokens that the served probe pools over; other labellers than `lexical` are not there when it serves."""
         return self.candidate.variant.groups[0] if locator == "lexical" else "response"
 
 
-def fit_probe(run: Run, table: Table, upstream: str) -> Fitted:
-    """Cross-validate the variants, choose, and fit the chosen one on all training rows.
+def fit_probe(run: Run, table: Table, residuals: Residuals, upstream: str) -> Fitted:
+    """Cross-validate the variants, choose, and fit the chosen one on all training rows; likewise the residual head.
 
     Raises:
         ValueError: A split has too few rows, or no fit is allowed.
@@ -63,12 +66,16 @@ def fit_probe(run: Run, table: Table, upstream: str) -> Fitted:
     if not (fits[0].weights > 0).any():  # the folds each found some
         raise ValueError(f"fitted on all training rows, the probe has no H-neuron: they are too few; {MORE_ROWS}")
     log.info("fit: %s", chosen.as_row())
+    locator, groups = locator_of(run.config), chosen.variant.groups
+    residual = fit_residual(table, residuals, groups[0] if locator == "lexical" else "response")
+    log.info("fit: residual stream after layer %d", residual.head.layer)
     return Fitted(
         chosen,
         fits[0],
         view,
         grid=[candidate.as_row() for candidate in candidates],
         asked=best_of(asked),
+        residual=residual,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from offline.judge_contrast import judge_contrast
 from offline.normalise import ARTICLES, find_phrase, find_words, split_words
 from offline.records import Judgement, Label, Question, Response, Verdict
 
@@ -127,7 +128,7 @@ def judge_alias(question: Question, response_text: str) -> tuple[Verdict, str | 
 
     A refusal is a refusal even if it goes on to name the answer, as in the paper, which drops such rows; but refusal
     words inside the accepted answer itself ("I Can't Get No Satisfaction") do not make one. Without accepted
-    answers every response that is not a refusal is wrong.
+    answers every response that is not a refusal is wrong; with known wrong ones too, the nearer list decides.
 
     Args:
         question: the question with its accepted answers.
@@ -143,6 +144,8 @@ def judge_alias(question: Question, response_text: str) -> tuple[Verdict, str | 
             rest = f"{rest[:start]} it {rest[end:]}"
     if is_refusal(rest, is_made_up=not question.answers):
         return "refusal", None
+    if question.answers and question.false_answers:
+        return judge_contrast(question, response_text)
     return ("wrong", None) if found is None else ("right", found[0])
 
 

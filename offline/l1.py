@@ -18,7 +18,8 @@ from scipy.special import expit, xlogy
 from threadpoolctl import threadpool_limits
 
 from offline.l1_dense import optimality_breach, solve_dense
-from offline.row_view import Float64Array, IndexArray, RowView
+from offline.row_view import Float64Array, RowView
+from offline.stacked_rows import IndexArray
 
 BATCH_COLUMNS = 512
 """Columns added a round, or as many as are selected if that is more: it bounds the working set."""

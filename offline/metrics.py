@@ -57,13 +57,18 @@ def recall_at_fpr(scores: Floats, labels: Ints, *, fpr: float = 0.10) -> float:
 
 def aurc(scores: Floats, labels: Ints) -> float:
     """Area under the risk-coverage curve: mean share of hallucinations among the k least risky answers, over all k."""
-    ordered = _untied(scores, labels)[np.argsort(scores, kind="stable")]
-    return float((np.cumsum(ordered) / np.arange(1, len(ordered) + 1)).mean())
+    return float(risk_coverage(scores, labels).mean())
+
+
+def risk_coverage(scores: Floats, labels: Ints) -> Floats:
+    """Share of hallucinations among the k least risky answers, for every k from 1 to R [R]."""
+    ordered = untied(scores, labels)[np.argsort(scores, kind="stable")]
+    return np.asarray(np.cumsum(ordered) / np.arange(1, len(ordered) + 1))
 
 
 def ece(risks: Floats, labels: Ints, *, bins: int = 10) -> float:
     """Expected calibration error over equal-count bins of the risk."""
-    expected = _untied(risks, labels)
+    expected = untied(risks, labels)
     parts = np.array_split(np.argsort(risks, kind="stable"), bins)
     return float(sum(len(p) * abs(risks[p].mean() - expected[p].mean()) for p in parts if len(p)) / len(labels))
 
@@ -80,7 +85,7 @@ def accuracy_at(threshold: float) -> Metric:
 
 def bootstrap(metric: Metric, scores: Floats, labels: Ints, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """A metric with its interval; resamples rows, within each class so that no resample lacks one."""
-    draws = [metric(scores[rows], labels[rows]) for rows in _resamples(labels, seed, resamples)]
+    draws = [metric(scores[rows], labels[rows]) for rows in resample(labels, seed=seed, resamples=resamples)]
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(metric(scores, labels), float(low), float(high))
 
@@ -88,7 +93,8 @@ def bootstrap(metric: Metric, scores: Floats, labels: Ints, *, seed: int = 0, re
 def bootstrap_difference(metric: Metric, a: Floats, b: Floats, labels: Ints, *, seed: int = 0) -> Interval:
     """metric(a) - metric(b) on the same rows, paired resamples."""
     draws = [
-        metric(a[rows], labels[rows]) - metric(b[rows], labels[rows]) for rows in _resamples(labels, seed, RESAMPLES)
+        metric(a[rows], labels[rows]) - metric(b[rows], labels[rows])
+        for rows in resample(labels, seed=seed, resamples=RESAMPLES)
     ]
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(metric(a, labels) - metric(b, labels), float(low), float(high))
@@ -114,7 +120,7 @@ def summarise(scores: Floats, labels: Ints) -> dict[str, list[float]]:
     return {name: bootstrap(metric, scores, labels).as_list() for name, metric in metrics.items()}
 
 
-def _untied(scores: Floats, labels: Ints) -> Floats:
+def untied(scores: Floats, labels: Ints) -> Floats:
     """Labels, each the mean of those with the same score: what is expected when ties are put in random order.
 
     Without it the order of the rows decides, and rows often stand sorted by class.
@@ -124,7 +130,12 @@ def _untied(scores: Floats, labels: Ints) -> Floats:
     return mean[group]
 
 
-def _resamples(labels: Ints, seed: int, resamples: int) -> list[NDArray[np.int64]]:
+def resample(labels: Ints, *, seed: int, resamples: int) -> list[NDArray[np.int64]]:
+    """Row numbers of each resample: rows drawn with replacement within each class.
+
+    Raises:
+        ValueError: One class is missing.
+    """
     random = np.random.default_rng(seed)
     classes = [np.flatnonzero(labels == label) for label in (0, 1)]
     if not all(len(rows) for rows in classes):

@@ -15,6 +15,7 @@ from offline.records import Question
 
 QUESTION_COLUMNS = ("question", "problem", "query", "prompt")
 ANSWER_COLUMNS = ("answers", "possible_answers", "answer", "correct_answers", "best_answer")
+FALSE_ANSWER_COLUMN = "incorrect_answers"
 ID_COLUMNS = ("id", "question_id", "qid")
 GROUP_COLUMNS = ("relation", "prop", "category")
 
@@ -53,7 +54,13 @@ def parse_row(row: object, where: str, source: str) -> Question:
         answers=_read_answers(row, where),
         source=source,
         group=_read_group(row),
+        false_answers=_read_list(row, FALSE_ANSWER_COLUMN, where) if row.get(FALSE_ANSWER_COLUMN) is not None else (),
     )
+
+
+def is_judgeable(question: Question, row: object) -> bool:
+    """Whether anything says what is right: no answers mean a made-up entity, unless the row says that it exists."""
+    return bool(question.answers) or not (isinstance(row, Mapping) and row.get("entity_exists"))
 
 
 def _type(value: object) -> str:
@@ -85,6 +92,10 @@ def _read_answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
         raise QuestionError(
             f"{where}: no `answers`; give the accepted strings, or [] if the question is about something made up"
         )
+    return _read_list(row, column, where)
+
+
+def _read_list(row: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]:
     values = _unpack(row[column], column, where)
     answers: dict[str, None] = {}
     for value in values:

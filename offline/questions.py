@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from offline.madeup_questions import make_madeup_questions
-from offline.question_rows import QuestionError, parse_row
+from offline.question_rows import QuestionError, is_judgeable, parse_row
 from offline.records import Question
 from offline.world_questions import make_world_questions
 
@@ -110,7 +110,9 @@ def _read_source(name: str, target: str, seed: int) -> Iterator[tuple[str, Quest
     is_empty = True
     for where, row in rows:
         is_empty = False
-        yield where, parse_row(row, where, name)
+        question = parse_row(row, where, name)
+        if is_judgeable(question, row):
+            yield where, question
     if is_empty:
         raise QuestionError(f"{target}: no rows")
 

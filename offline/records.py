@@ -15,6 +15,10 @@ Verdict = Literal["right", "wrong", "refusal", "unjudged"]
 Label = Literal["faithful", "hallucinated"]
 
 
+DOMAIN = "domain"
+"""The split of rows that nothing but the evaluation by domain sees."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """One question with its accepted answers."""
@@ -28,6 +32,8 @@ class Question:
     """The question set; labels are balanced within it."""
     group: str = ""
     """The relation inside the source (world facts), or ""; labels are balanced within it too."""
+    false_answers: tuple[str, ...] = ()
+    """Known wrong answers, where the set lists them (TruthfulQA); `offline.judge_contrast` judges by both lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ class LabelledResponse:
     sample: int
     label: Label
     split: str
-    """`train`, `calibration`, `test` (filtered), `unfiltered-calibration` or `unfiltered-test`."""
+    """`train`, `calibration`, `test` (filtered), `unfiltered-calibration`, `unfiltered-test`, or `domain`."""
     source: str
     group: str
     agreement: float | None

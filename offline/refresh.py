@@ -33,9 +33,11 @@ def read_questions(run: Run) -> tuple[list[Question], str]:
     return list(stage.rows()), stage.fingerprint
 
 
-def sample_greedy(run: Run, questions: Sequence[Question], upstream: str) -> tuple[list[Response], str]:
+def sample_greedy(
+    run: Run, questions: Sequence[Question], upstream: str, *, name: str = "greedy"
+) -> tuple[list[Response], str]:
     """Stage 2. A greedy answer to every question."""
-    stage: Stage[Response] = Stage(run.out, "greedy", Response, {**run.sampling_settings, "questions": upstream})
+    stage: Stage[Response] = Stage(run.out, name, Response, {**run.sampling_settings, "questions": upstream})
     if not stage.is_complete:
         ask_greedy(stage, questions, run.sampler())
     return list(stage.rows()), stage.fingerprint
@@ -72,18 +74,22 @@ def judge(
     stage: Stage[Judgement] = Stage(run.out, "verdicts", Judgement, {"judge": c.judge, "samples": upstream})
     if not stage.is_complete:
         by_id = {question.question_id: question for question in questions}
-        judged: Judge = AliasJudge()
         rows = [*greedy, *samples]
         if c.judge != "alias":
-            judged = OpenAIJudge(_chat(c, c.judge), run.out / "judge-cache.jsonl")
             drawn = Counter(row.question_id for row in samples)
             whole = {key for key, count in drawn.items() if count == c.samples}
             wanted = whole | {question.question_id for question in unfiltered_candidates(run, questions)}
             rows = [row for row in rows if row.question_id in (whole if row.sample else wanted)]
-        verdicts = judged.judge_all([(by_id[row.question_id], row) for row in rows])
+        verdicts = choose_judge(run).judge_all([(by_id[row.question_id], row) for row in rows])
         unjudged = sum(row.verdict == "unjudged" for row in verdicts)
         stage.write(verdicts, responses=len(verdicts), unjudged=unjudged)
     return list(stage.rows()), stage.fingerprint
+
+
+def choose_judge(run: Run) -> Judge:
+    """The configured judge."""
+    c = run.config
+    return AliasJudge() if c.judge == "alias" else OpenAIJudge(_chat(c, c.judge), run.out / "judge-cache.jsonl")
 
 
 def unfiltered_candidates(run: Run, questions: Sequence[Question]) -> list[Question]:
@@ -136,10 +142,12 @@ def mark_spans(
     questions: Sequence[Question],
     greedy: Sequence[Response],
     upstream: str,
+    *,
+    name: str = "spans",
 ) -> tuple[list[SpanRow], str]:
     """Stage 6. The answer tokens of every labelled response; a response may have several spans, or none."""
     c = run.config
-    stage: Stage[SpanRow] = Stage(run.out, "spans", SpanRow, {"labels": upstream, "spans": c.spans})
+    stage: Stage[SpanRow] = Stage(run.out, name, SpanRow, {"labels": upstream, "spans": c.spans})
     if not stage.is_complete:
         by_id = {question.question_id: question for question in questions}
         answers = {row.question_id: row for row in greedy}

@@ -9,16 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-FeatureArray = NDArray[np.floating[Any]]
-"""float16 or float32 [rows, columns], usually a memory map."""
+from offline.stacked_rows import FeatureArray, IndexArray, StackedRows
+
 Float64Array = NDArray[np.float64]
-IndexArray = NDArray[np.int64]
 
 BLOCK_ROWS = 16
 """Few rows: float32 sums stay short (their rounding bound grows with the count), the rest is summed in float64."""
@@ -201,6 +200,9 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def stack_views(parts: Sequence[tuple[FeatureArray, IndexArray]]) -> RowView:
+def stack_views(parts: Sequence[tuple[FeatureArray | StackedRows, IndexArray]]) -> RowView:
     """A raw view of the given (matrix, row numbers) parts, one below the other; empty parts are left out."""
-    return RowView(tuple((matrix, rows) for matrix, rows in parts if rows.size))
+    pieces: list[tuple[FeatureArray, IndexArray]] = []
+    for matrix, rows in parts:
+        pieces += matrix.split(rows) if isinstance(matrix, StackedRows) else [(matrix, rows)]
+    return RowView(tuple((matrix, rows) for matrix, rows in pieces if rows.size))

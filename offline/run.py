@@ -60,6 +60,10 @@ class RunConfig:
     """Most H-neurons per thousand neurons that the grid may choose."""
     unfiltered: int = 1000
     """Most unfiltered rows in each of calibration and test."""
+    domains: tuple[str, ...] = ()
+    """Question sources that the probe is only evaluated on."""
+    domain_rows: int = 600
+    """Most questions a domain."""
 
 
 class Run:

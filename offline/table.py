@@ -1,7 +1,7 @@
 """The labelled rows with their features, as arrays; what fitting, calibrating and evaluating read."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from offline.extract import FeatureStore
 from offline.passages import Passage
 from offline.records import LabelledResponse, Question, Response, SpanRow
 from offline.run import Run
+from offline.stacked_rows import StackedRows
 from probes.spans import AnswerSpan
 
 Floats = NDArray[np.float64]
@@ -29,7 +30,7 @@ class Table:
     passages: tuple[Passage, ...]
     place: Ints
     """Row of the feature arrays for each labelled row [R]: a response may be a filtered and an unfiltered row."""
-    groups: dict[str, NDArray[np.float16]]
+    groups: Mapping[str, NDArray[np.float16] | StackedRows]
     """Memory maps [responses, neurons], one a token group; index them with `place`."""
     signals: dict[str, Floats]
     """Free signals [R]."""
@@ -48,6 +49,18 @@ class Table:
         return np.asarray(self.groups[group][self.place[rows]], dtype=np.float64)
 
 
+def stack_tables(first: Table, second: Table) -> Table:
+    """The rows of both, the second's behind the first's; no features are copied."""
+    responses = first.groups["answer"].shape[0]
+    return Table(
+        (*first.rows, *second.rows),
+        (*first.passages, *second.passages),
+        np.concatenate([first.place, second.place + responses]),
+        {name: StackedRows(np.asarray(rows), np.asarray(second.groups[name])) for name, rows in first.groups.items()},
+        {name: np.concatenate([values, second.signals[name]]) for name, values in first.signals.items()},
+    )
+
+
 def extract_features(
     run: Run,
     labels: Sequence[LabelledResponse],
@@ -55,6 +68,8 @@ def extract_features(
     questions: Sequence[Question],
     greedy: Sequence[Response],
     upstream: str,
+    *,
+    name: str = "features",
 ) -> Table:
     """Stage 7. Features of every labelled response that has a span.
 
@@ -73,7 +88,7 @@ def extract_features(
         Passage(key, tuple(run.encode(by_id[key])), answers[key].token_ids, tuple(spans_of[key])) for key in keys
     ]
     settings = {"spans": upstream, **run.extraction_settings}
-    store = FeatureStore(run.out / "features", keys, sum(run.checkpoint.widths), settings)
+    store = FeatureStore(run.out / name, keys, sum(run.checkpoint.widths), settings)
     run.extract(passages, store)
     at = {key: place for place, key in enumerate(keys)}
     kept = tuple(row for row in labels if row.question_id in at)

@@ -12,13 +12,16 @@ import sys
 from pathlib import Path
 
 from offline.build import build_artifact, find_finished
+from offline.domains import ask_domains
 from offline.fitting import fit_probe
+from offline.p_true import with_p_true
 from offline.question_rows import QuestionError
 from offline.records import LabelledResponse, Question, Response, SpanRow
 from offline.refresh import judge, label, mark_spans, read_questions, sample_again, sample_greedy
+from offline.residuals import extract_residuals
 from offline.run import Run, RunConfig
 from offline.stages import StageMismatchError
-from offline.table import extract_features
+from offline.table import extract_features, stack_tables
 from probes.models import DEFAULT_MODEL, ModelReferenceError
 
 log = logging.getLogger("hguard.train")
@@ -28,12 +31,18 @@ def refresh(config: RunConfig, *, name: str, version: str) -> Path:
     """Run every stage; returns the artifact's folder."""
     run = Run(config)
     labelled = ask_and_label(run)
-    made = labelled[-1]
-    if finished := find_finished(config, made, name, version):
+    labels, _, questions, greedy, made = labelled
+    domains = ask_domains(run, questions, labels, made)
+    if finished := find_finished(config, made, name, version, domains):
         return finished
     table = extract_features(run, *labelled)
-    fitted = fit_probe(run, table, made)
-    return build_artifact(run, table, fitted, made, name=name, version=version)
+    if domains and domains.spans:
+        table = stack_tables(table, extract_features(run, *domains.stages, name="domain-features"))
+    if domains:
+        questions, greedy = [*questions, *domains.questions], [*greedy, *domains.greedy]
+    table = with_p_true(run, table, questions, greedy, made)
+    fitted = fit_probe(run, table, extract_residuals(run, table, made), made)
+    return build_artifact(run, table, fitted, made, name=name, version=version, domains=domains)
 
 
 def ask_and_label(
@@ -54,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     args = vars(parse_arguments(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     name, version = args.pop("name"), args.pop("version")
-    config = RunConfig(**{**args, "questions": tuple(args["questions"])})
+    config = RunConfig(**{**args, "questions": tuple(args["questions"]), "domains": tuple(args["domains"])})
     try:
         folder = refresh(config, name=name or name_probe(config.model), version=version)
     except (QuestionError, StageMismatchError, ModelReferenceError, ValueError, FileExistsError) as error:
@@ -109,6 +118,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--sentences", action="store_true", help='ask without "answer only"')
     add("--spans", default="lexical", choices=["lexical", "alias", "short-answer", "openai"], help="(%(default)s)")
     add("--unfiltered", type=int, default=1000, help="most unfiltered rows in calibration and in test (%(default)s)")
+    add("--domains", nargs="+", default=(), metavar="SOURCE", help="only evaluated on, for AUROC by domain")
+    add("--domain-rows", type=int, default=600, metavar="N", help="most questions a domain (%(default)s)")
     add("--max-per-mille", type=float, default=1.0, help="most H-neurons per thousand neurons (%(default)s)")
     add("--name", help="of the probe; the model's name if left out")
     add("--version", default="1.0.0", help="of the probe (%(default)s)")

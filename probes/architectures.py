@@ -65,14 +65,23 @@ def feed_forwards(model: nn.Module) -> tuple[FeedForward, ...]:
     Raises:
         UnsupportedArchitectureError: The class is not in the table.
     """
+    layers = decoder_layers(model)
+    return tuple(_feed_forward(layer, decoder_layer.get_submodule("mlp")) for layer, decoder_layer in enumerate(layers))
+
+
+def decoder_layers(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The decoder layers in their order; what each puts out is the residual stream after it [B, T, D].
+
+    Raises:
+        UnsupportedArchitectureError: The class is not in the table.
+    """
     name = type(model).__name__
     if name not in _LAYERS:
         raise UnsupportedArchitectureError(
             f"{name} is not a supported architecture ({', '.join(SUPPORTED)}); "
             'to add one follow "Adding an architecture" in CONTRIBUTING.md'
         )
-    layers = attrgetter(_LAYERS[name])(model)
-    return tuple(_feed_forward(layer, decoder_layer.mlp) for layer, decoder_layer in enumerate(layers))
+    return tuple(attrgetter(_LAYERS[name])(model))
 
 
 def layer_widths(model: nn.Module) -> tuple[int, ...]:

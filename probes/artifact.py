@@ -26,10 +26,10 @@ from probes.calibration import Calibration
 from probes.domain import Domain, PartRange
 from probes.fingerprint import ModelFingerprint
 from probes.neurons import NeuronSet
-from probes.probe import Probe
+from probes.probe import Probe, ResidualHead
 from probes.risk import Budget, RiskModel
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class ArtifactError(ValueError):
@@ -43,7 +43,7 @@ class GoldenTrace:
     prompt_ids: tuple[tuple[int, ...], ...]
     response_ids: tuple[tuple[int, ...], ...]
     scores: tuple[NDArray[np.float32], ...]
-    """Head scores of the response tokens in float32, aligned by the probe's position rule."""
+    """Scores of the probe's heads for each response token in float32 [T, N], aligned by the probe's position rule."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +60,20 @@ class ProbeArtifact:
 
 
 def golden_error(artifact: ProbeArtifact, scores: Sequence[NDArray[np.floating]]) -> float:
-    """Largest departure of an engine's scores from the golden trace, over the trace's standard deviation.
+    """Largest departure of an engine's scores from the golden trace, over the standard deviation of that head's trace.
 
     Args:
         artifact: The artifact.
-        scores: The engine's head scores of the golden sequences, aligned by the probe's position rule.
+        scores: The engine's head scores of the golden sequences [T, N] each, aligned by the probe's position rule.
 
     Returns:
         The error; inf where a score is missing or not finite.
     """
-    expected = np.concatenate([np.zeros(0), *artifact.golden.scores]).astype(np.float64)
-    actual = np.concatenate([np.asarray(row, dtype=np.float64) for row in scores]) if scores else np.zeros(0)
-    if actual.shape != expected.shape or not np.isfinite(actual).all():
-        return float("inf")
-    if not len(expected):
-        return float("inf")  # nothing was compared
-    spread = max(float(expected.std()), float(np.finfo(np.float32).tiny))
-    return float(np.abs(actual - expected).max() / spread)
+    expected, actual = (_columns(rows) for rows in (artifact.golden.scores, scores))
+    if actual.shape != expected.shape or not expected.size or not np.isfinite(actual).all():
+        return float("inf")  # also where nothing was compared
+    spread = np.maximum(expected.std(axis=0), np.finfo(np.float32).tiny)
+    return float((np.abs(actual - expected).max(axis=0) / spread).max())
 
 
 GOLDEN_TOLERANCE = {"float32": 2e-3, "float64": 2e-3, "bfloat16": 0.35, "float16": 0.1}
@@ -103,12 +100,14 @@ def save_artifact(folder: Path, artifact: ProbeArtifact, readme: str) -> ProbeAr
         "index": probe.neurons.index,
         "weights": probe.weights,
         "norms": probe.norms,
-        "golden_scores": np.concatenate(artifact.golden.scores).astype(np.float32),
+        "golden_scores": _columns(artifact.golden.scores).astype(np.float32),
         "golden_prompt_ids": np.concatenate([np.asarray(ids, np.int64) for ids in artifact.golden.prompt_ids]),
         "golden_response_ids": np.concatenate([np.asarray(ids, np.int64) for ids in artifact.golden.response_ids]),
         "golden_prompt_lengths": np.asarray([len(ids) for ids in artifact.golden.prompt_ids]),
         "golden_response_lengths": np.asarray([len(ids) for ids in artifact.golden.response_ids]),
     }
+    if probe.residual is not None:
+        arrays["residual_weights"] = probe.residual.weights
     tensors = save(arrays)
     described = {
         "schema_version": SCHEMA_VERSION,
@@ -120,6 +119,7 @@ def save_artifact(folder: Path, artifact: ProbeArtifact, readme: str) -> ProbeAr
             "position": probe.position,
             "threshold": probe.threshold,
             "locator": probe.locator,
+            "residual": probe.residual and {"layer": probe.residual.layer, "intercept": probe.residual.intercept},
             "risk": {
                 "weights": dict(probe.risk_model.weights),
                 "intercept": probe.risk_model.intercept,
@@ -179,9 +179,12 @@ def _probe(described: dict[str, Any], widths: tuple[int, ...], arrays: dict[str,
     risk, domain = described["risk"], described["domain"]
     calibration = dict(risk["calibration"])
     calibration["points"] = tuple((float(x), float(y)) for x, y in calibration["points"])
-    others = {name: value for name, value in described.items() if name not in ("risk", "domain", "budgets")}
+    apart = ("risk", "domain", "budgets", "residual")
+    others = {name: value for name, value in described.items() if name not in apart}
+    residual = described["residual"]
     return Probe(
         **others,
+        residual=residual and ResidualHead(**residual, weights=arrays["residual_weights"]),
         risk_model=RiskModel(**{**risk, "calibration": Calibration(**calibration)}),
         domain=Domain(**{**domain, "ranges": {part: PartRange(*found) for part, found in domain["ranges"].items()}}),
         budgets=tuple(Budget(**budget) for budget in described["budgets"]),
@@ -210,6 +213,12 @@ def _split(flat: NDArray[Any], lengths: NDArray[np.integer]) -> list[NDArray[Any
     if not len(lengths) or int(lengths.sum()) != len(flat):
         raise ValueError("golden trace lengths do not add up")
     return np.split(flat, np.cumsum(lengths)[:-1])
+
+
+def _columns(scores: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
+    """Scores of several sequences, one below the other [sum of T, N]."""
+    rows = [np.asarray(row, dtype=np.float64).reshape(len(row), -1) for row in scores]
+    return np.concatenate(rows) if rows else np.zeros((0, 0))
 
 
 def _sha256(data: bytes) -> str:

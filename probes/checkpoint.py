@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from probes.architectures import FeedForward, NeuronBlock, feed_forwards, layer_widths
+from probes.architectures import FeedForward, NeuronBlock, decoder_layers, feed_forwards, layer_widths
 from probes.cett import column_norms
 from probes.models import ModelReferenceError
 from probes.neurons import NeuronSet
@@ -119,6 +119,17 @@ class Checkpoint:
     def block_widths(self) -> tuple[int, ...]:
         """Neurons of each block."""
         return tuple(block.width for block in self.blocks)
+
+    def layer_name(self, layer: int) -> str:
+        """The module of a decoder layer.
+
+        Raises:
+            ValueError: There is no such layer.
+        """
+        layers = decoder_layers(self.skeleton)
+        if not 0 <= layer < len(layers):
+            raise ValueError(f"residual stream after layer {layer}: the model has layers 0 to {len(layers) - 1}")
+        return next(str(name) for name, module in self.skeleton.named_modules() if module is layers[layer])
 
     def column_norms(self, neurons: NeuronSet) -> NDArray[np.float32]:
         """norm(W_down[:, j]) of these neurons, from the weights on disk [K].

@@ -15,6 +15,24 @@ from probes.positions import PositionRule
 from probes.risk import Budget, RiskModel
 from probes.spans import AnswerSpan
 
+PROBE_HEAD = "probe"
+"""Name of the read-out of the neurons, the first of every probe."""
+
+
+@dataclass(frozen=True)
+class ResidualHead:
+    """A linear read-out of the residual stream x, the output of one decoder layer: `weights . x + intercept`."""
+
+    layer: int
+    """Counted from 0; x is read after it."""
+    weights: NDArray[np.float32]
+    """[D]."""
+    intercept: float
+
+    def __post_init__(self) -> None:
+        if self.weights.ndim != 1 or not np.isfinite(self.weights).all() or not np.isfinite(self.intercept):
+            raise ValueError("a residual head needs finite weights [D] and a finite intercept")
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -42,6 +60,8 @@ class Probe:
     """Thresholds for budgets of false positives, rising in the budget."""
     locator: str = "lexical"
     """How answer tokens are found when nobody marks them: `lexical` or `response`; the calibration holds for it."""
+    residual: ResidualHead | None = None
+    """None: nothing of the risk is read from the residual stream."""
 
     def __post_init__(self) -> None:
         if not (len(self.neurons),) == self.weights.shape == self.norms.shape:
@@ -58,6 +78,11 @@ class Probe:
         if shares != sorted(set(shares)) or cuts != sorted(cuts, reverse=True):
             raise ValueError("a larger budget of false positives must come later and have no higher threshold")
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the read-outs, in the order of a row's scores."""
+        return (PROBE_HEAD,) if self.residual is None else (PROBE_HEAD, "residual")
+
     @cached_property
     def h_neurons(self) -> NDArray[np.int64]:
         """Positions in `neurons` of the H-neurons: weight > 0, the ones that alpha scales."""
@@ -71,7 +96,7 @@ class Probe:
     def measure(
         self,
         spans: Sequence[AnswerSpan],
-        scores: Sequence[float],
+        scores: Sequence[Sequence[float]],
         logprobs: Sequence[float],
         entropies: Sequence[float],
     ) -> dict[Part, float]:
@@ -79,7 +104,7 @@ class Probe:
 
         Args:
             spans: Answer spans within [0, T); not empty.
-            scores: Head scores of the response's tokens [T], aligned by `position`; nan where there is none.
+            scores: Scores of `heads` of the response's tokens [T][N], aligned by `position`; nan where there is none.
             logprobs: Of the tokens [T].
             entropies: Of the distributions that predicted them [T].
 
@@ -90,7 +115,8 @@ class Probe:
             raise ValueError("no span to pool over: that is status no_answer, not a risk")
         tokens = sorted({at for span in spans for at in range(span.start, span.end)})
         return measure_parts(
-            [float(scores[at]) + self.intercept for at in tokens],
+            [float(scores[at][0]) + self.intercept for at in tokens],
             [float(logprobs[at]) for at in tokens],
             [float(entropies[at]) for at in tokens],
+            None if self.residual is None else [float(scores[at][1]) + self.residual.intercept for at in tokens],
         )

@@ -7,9 +7,9 @@ from probes.calibration import Calibration
 from probes.domain import Domain, PartRange
 from probes.neurons import NeuronSet
 from probes.positions import PositionRule, first_row
-from probes.probe import Probe
+from probes.probe import Probe, ResidualHead
 from probes.risk import Budget, RiskModel
-from service.engines.fake import FAKE_MODEL, fake_cett
+from service.engines.fake import FAKE_MODEL, fake_cett, fake_stream
 
 
 def fake_artifact(*, position: PositionRule = "own", locator: str = "lexical", threshold: float = 0.5) -> ProbeArtifact:
@@ -24,12 +24,15 @@ def fake_artifact(*, position: PositionRule = "own", locator: str = "lexical", t
         intercept=-1.0,
         position=position,
         risk_model=RiskModel(
-            {"cett": 1.0, "min_logprob": -0.5}, intercept=-0.25, calibration=Calibration("platt", slope=1.5, offset=0.1)
+            {"cett": 1.0, "residual": 0.5, "min_logprob": -0.5},
+            intercept=-0.25,
+            calibration=Calibration("platt", slope=1.5, offset=0.1),
         ),
         domain=Domain({"cett": PartRange(-3.0, 0.0, 3.0), "length": PartRange(0.0, 6.0, 40.0)}, cutoff=2.0),
         threshold=threshold,
         budgets=(Budget(0.05, threshold=0.9, low=0.8, high=1.0), Budget(0.1, threshold=0.8, low=0.6, high=0.9)),
         locator=locator,
+        residual=ResidualHead(1, np.linspace(-0.4, 0.6, FAKE_MODEL.hidden_size, dtype=np.float32), intercept=0.2),
     )
     return ProbeArtifact(
         probe,
@@ -44,5 +47,12 @@ def _golden(probe: Probe) -> GoldenTrace:
     fed = (prompt[-1], *response)
     start = len(prompt) - 1
     rows = range(first_row(probe.position), first_row(probe.position) + len(response))
-    scores = [probe.weights @ fake_cett(fed[row], start + row, len(probe.neurons)) for row in rows]
+    assert probe.residual is not None
+    scores = [
+        (
+            probe.weights @ fake_cett(fed[row], start + row, len(probe.neurons)),
+            probe.residual.weights @ fake_stream(fed[row], start + row),
+        )
+        for row in rows
+    ]
     return GoldenTrace((prompt,), (response,), (np.asarray(scores, dtype=np.float32),))

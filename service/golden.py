@@ -61,6 +61,7 @@ async def check_golden(engine: Engine, artifact: ProbeArtifact, heads: Heads, ti
 
 
 def _scores(copy: Sequence[ScoredSequence], artifact: ProbeArtifact) -> list[NDArray[np.float64]]:
-    """Of the tokens of each sequence, from one copy of the model."""
+    """Of the tokens of each sequence [T, N], from one copy of the model."""
     rows = [align_rows(scored.rows, len(scored.tokens), artifact.probe.position) for scored in copy]
-    return [np.asarray([row.scores[0] for row in sequence], dtype=np.float64) for sequence in rows]
+    n_heads = len(artifact.probe.heads)
+    return [np.asarray([row.scores[:n_heads] for row in sequence], dtype=np.float64) for sequence in rows]

@@ -29,11 +29,11 @@ LOCATORS = ("lexical", "response")
 """What a probe may name."""
 FailureReason = Literal["missing_rows", "not_finite"]
 
-PROBE_HEAD = "probe"
-"""Name of the served probe's head in every `HeadBank`; it is the first."""
 EXPLAIN_LIMIT = 10
 """Neurons that `explain` lists."""
 
+_MISSING = (math.nan, math.nan)
+"""The scores of a row that is not there."""
 _FOLLOWED = re.compile(r"[.,;:!?)\n]|\s\w")
 """Text after a span that ends it: punctuation or another word. An apostrophe does not."""
 
@@ -69,6 +69,8 @@ class Signals:
 
     cett: float | None = None
     """The pooled logit."""
+    residual: float | None = None
+    """The pooled logit of the residual head."""
     mean_logprob: float | None = None
     min_logprob: float | None = None
     mean_entropy: float | None = None
@@ -187,7 +189,7 @@ def _measure(
         return {}
     return probe.measure(
         spans,
-        [math.nan if row is None else row.scores[0] for row in rows],
+        [_MISSING if row is None else row.scores for row in rows],
         [token.logprob for token in tokens],
         [token.entropy for token in tokens],
     )
@@ -220,6 +222,7 @@ def _signals(parts: Mapping[Part, float]) -> Signals:
         return Signals()
     return Signals(
         cett=finite(parts["cett"]),
+        residual=finite(parts["residual"]),
         mean_logprob=finite(parts["mean_logprob"]),
         min_logprob=finite(parts["min_logprob"]),
         mean_entropy=finite(parts["mean_entropy"]),

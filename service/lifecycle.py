@@ -86,7 +86,7 @@ class Lifecycle:
         try:
             await asyncio.to_thread(self.prepare)
             assert self.parts is not None
-            await self.parts.engine.start()
+            await self.parts.engine.start(head_bank(self.parts.artifact.probe))
         except Exception as error:
             logger.error("not ready: model", exc_info=error)
             self.reasons["model"] = one_line(error)

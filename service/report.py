@@ -38,6 +38,7 @@ def report_guard(
         action=action,
         signals=SignalsReport(
             cett=signals.cett,
+            residual=signals.residual,
             mean_logprob=signals.mean_logprob,
             min_logprob=signals.min_logprob,
             mean_entropy=signals.mean_entropy,

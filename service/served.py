@@ -6,8 +6,7 @@ import numpy as np
 
 from probes.artifact import ProbeArtifact
 from probes.probe import Probe
-from service.engines.base import Engine, HeadBank, Heads
-from service.guard import PROBE_HEAD
+from service.engines.base import Engine, HeadBank, Heads, ResidualHeads
 from service.policy import OnError
 
 
@@ -36,10 +35,11 @@ def probe_label(probe: Probe) -> str:
 
 def head_bank(probe: Probe) -> HeadBank:
     """The heads that the engine evaluates; the probe's is the first."""
-    return HeadBank(
-        names=(PROBE_HEAD,),
-        neurons=probe.neurons,
-        weights=np.asarray(probe.weights, dtype=np.float32)[None, :],
-        suppressed=probe.h_neurons,
-        position=probe.position,
-    )
+    weights = np.zeros((len(probe.heads), len(probe.neurons)), dtype=np.float32)
+    weights[0] = probe.weights
+    residual = None
+    if probe.residual is not None:
+        stream = np.zeros((len(probe.heads), len(probe.residual.weights)), dtype=np.float32)
+        stream[1] = probe.residual.weights
+        residual = ResidualHeads(probe.residual.layer, stream)
+    return HeadBank(probe.heads, probe.neurons, weights, probe.h_neurons, probe.position, residual)

@@ -16,7 +16,10 @@ HEADERS = {"authorization": f"Bearer {KEY}"}
 
 def turned(artifact: ProbeArtifact, version: str) -> ProbeArtifact:
     """The probe whose weights have the other sign: what it finds follows from what the first one finds."""
-    probe = replace(artifact.probe, version=version, weights=-artifact.probe.weights)
+    residual = artifact.probe.residual
+    if residual is not None:
+        residual = replace(residual, weights=-residual.weights)
+    probe = replace(artifact.probe, version=version, weights=-artifact.probe.weights, residual=residual)
     golden = replace(artifact.golden, scores=tuple(-scores for scores in artifact.golden.scores))
     return replace(artifact, probe=probe, golden=golden)
 

@@ -28,10 +28,20 @@ class RequestTooLongError(ValueError):
 
 
 @dataclass(frozen=True)
+class ResidualHeads:
+    """What the heads of a bank read of the residual stream x, the output of one decoder layer."""
+
+    layer: int
+    """Counted from 0; x is read after it."""
+    weights: NDArray[np.float32]
+    """[N, D]; zero where a head does not read it."""
+
+
+@dataclass(frozen=True)
 class HeadBank:
     """The linear read-outs that an engine evaluates on every row.
 
-    A row's score of head n is `sum_k weights[n, k] * CETT_k`, without intercept.
+    A row's score of head n is `sum_k weights[n, k] * CETT_k + sum_d residual.weights[n, d] * x_d`, without intercept.
     """
 
     names: tuple[str, ...]
@@ -45,6 +55,8 @@ class HeadBank:
     position: PositionRule
     """Which rows the served probe needs; with `own` an engine feeds the last token once more when a response ends
     without an end-of-sequence token."""
+    residual: ResidualHeads | None = None
+    """None: no head reads the residual stream."""
 
 
 class Heads(Protocol):
@@ -154,8 +166,12 @@ class Engine(Protocol):
             ValueError: They are of a model of other widths.
         """
 
-    async def start(self) -> None:
-        """Begin to serve; returns when the engine can take requests."""
+    async def start(self, expected: HeadBank | None = None) -> None:
+        """Begin to serve; returns when the engine can take requests.
+
+        Args:
+            expected: Heads that will be loaded; an engine that prepares its taps beforehand makes room for them.
+        """
 
     async def close(self) -> None:
         """Stop; running requests end with EngineError."""

@@ -57,6 +57,12 @@ def fake_cett(token_id: int, position: int, n_neurons: int) -> NDArray[np.float3
     return np.asarray((token_id * 31 + position * 17 + neuron * 13) % 101 / 101, dtype=np.float32)
 
 
+def fake_stream(token_id: int, position: int) -> NDArray[np.float32]:
+    """Residual stream [D] of a row after any layer, in [-1, 1)."""
+    at = np.arange(FAKE_MODEL.hidden_size)
+    return np.asarray((token_id * 7 + position * 29 + at * 11) % 103 / 51.5 - 1, dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class FakeHeads:
     """A bank that is loaded as it is."""
@@ -106,7 +112,7 @@ class FakeEngine:
         """Ones [K]."""
         return np.ones(len(neurons), dtype=np.float32)
 
-    async def start(self) -> None:
+    async def start(self, expected: HeadBank | None = None) -> None:
         """Nothing to start."""
 
     async def close(self) -> None:
@@ -196,6 +202,8 @@ class FakeEngine:
             return None
         cett = fake_cett(fed, position, len(bank.neurons))
         scores = bank.weights @ cett
+        if bank.residual is not None:
+            scores = scores + bank.residual.weights @ fake_stream(fed, position)
         if is_faulty and self.fault == "nan_scores":
             scores = np.full_like(scores, np.nan)
         return RowEvidence(tuple(map(float, scores)), cett if request.wants_neurons else None)

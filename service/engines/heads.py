@@ -5,25 +5,28 @@ change a bit.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from probes.residual import ResidualTap
 from probes.tap import HeadTap, TapError
 from service.engines.base import HeadBank, RowEvidence
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedHeads:
-    """A head bank and its tap on the engine's model."""
+    """A head bank and its taps on the engine's model."""
 
     bank: HeadBank
     tap: HeadTap
     weights: Tensor
     """[N, K] on the model's device."""
+    residual: tuple[ResidualTap, Tensor] | None
+    """With the weights [N, D] on the model's device; None where no head reads the residual stream."""
 
     @classmethod
     def load(cls, model: nn.Module, bank: HeadBank) -> "LoadedHeads":
@@ -33,7 +36,36 @@ class LoadedHeads:
             ValueError: The bank is not of this model.
         """
         tap = HeadTap(model, bank.neurons, bank.suppressed)
-        return cls(bank, tap, torch.from_numpy(bank.weights).to(tap.device))
+        residual = None
+        if bank.residual is not None:
+            weights = torch.from_numpy(bank.residual.weights).to(tap.device)
+            residual = ResidualTap(model, bank.residual.layer), weights
+        return cls(bank, tap, torch.from_numpy(bank.weights).to(tap.device), residual)
+
+    def begin(self, alphas: Sequence[float], *, is_scaled: bool, last: int) -> None:
+        """Prepare for the next forward pass, see `HeadTap.begin`."""
+        self.tap.begin(len(alphas), alphas=torch.tensor(alphas) if is_scaled else None, last=last)
+        if self.residual is not None:
+            self.residual[0].begin(last)
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Scores [B, Q, N] and CETT [B, Q, K] of the pass since `begin`.
+
+        Raises:
+            TapError: A tapped layer did not run as expected.
+        """
+        reading = self.tap.read()
+        scores = reading.scores(self.weights)
+        if self.residual is not None:
+            tap, weights = self.residual
+            scores = scores + tap.read().to(scores.dtype) @ weights.to(scores.dtype).T
+        return scores, reading.cett
+
+    @contextmanager
+    def attached(self, *, scales: bool) -> Iterator[None]:
+        """Hook the model; unhooked on leaving."""
+        with self.tap.attached(scales=scales), self.residual[0].attached() if self.residual else nullcontext():
+            yield
 
 
 @dataclass(frozen=True)
@@ -68,7 +100,7 @@ class TappedModel:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._hooks = ExitStack()
-        self._now: tuple[HeadTap, bool] | None = None
+        self._now: tuple[LoadedHeads, bool] | None = None
 
     def run(
         self,
@@ -92,9 +124,8 @@ class TappedModel:
         if heads is None or not (is_read or is_scaled):
             self.release()
             return PassResult(forward())
-        tap = heads.tap
-        self._attach(tap, is_scaled)
-        tap.begin(len(alphas), alphas=torch.tensor(alphas) if is_scaled else None, last=last)
+        self._attach(heads, is_scaled)
+        heads.begin(alphas, is_scaled=is_scaled, last=last)
         try:
             logits = forward()
         except BaseException:
@@ -102,21 +133,20 @@ class TappedModel:
             raise
         began = time.perf_counter()
         try:
-            reading = tap.read()
+            scores, cett = heads.read()
         except TapError as error:
             return PassResult(logits, tap_error=error)
         if not is_read:
             return PassResult(logits)
-        scores: list[list[list[float]]] = reading.scores(heads.weights).tolist()
-        return PassResult(logits, scores=scores, cett=reading.cett, scoring_seconds=time.perf_counter() - began)
+        return PassResult(logits, scores=scores.tolist(), cett=cett, scoring_seconds=time.perf_counter() - began)
 
     def release(self) -> None:
         """Take the hooks off the model."""
         self._hooks.close()
         self._now = None
 
-    def _attach(self, tap: HeadTap, is_scaled: bool) -> None:
-        if self._now != (tap, is_scaled):
+    def _attach(self, heads: LoadedHeads, is_scaled: bool) -> None:
+        if self._now != (heads, is_scaled):
             self.release()
-            self._hooks.enter_context(tap.attached(scales=is_scaled))
-            self._now = tap, is_scaled
+            self._hooks.enter_context(heads.attached(scales=is_scaled))
+            self._now = heads, is_scaled

@@ -92,7 +92,7 @@ class TransformersEngine:
         norms: NDArray[np.float32] = HeadTap(self.model, neurons).norms.float().cpu().numpy()
         return norms
 
-    async def start(self) -> None:
+    async def start(self, expected: HeadBank | None = None) -> None:  # noqa: ARG002 - any heads fit at any time
         """Begin to serve."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()

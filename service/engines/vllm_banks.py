@@ -46,6 +46,7 @@ class BankWrite:
     norms: list[list[float]]
     weights: list[list[float]]
     scaled: list[list[int]]
+    stream: bytes
     routed: tuple[list[int], list[int], bytes]
 
 
@@ -118,6 +119,7 @@ class Banks:
             self._norms.tolist(),
             weights.tolist(),
             scaled.reshape(self._index.shape).tolist(),
+            b"" if bank.residual is None else bank.residual.weights.astype(np.float32).tobytes(),
             (places[routed.places].tolist(), routed.experts.tolist(), routed.weights.tobytes()),
         )
         return LoadedBank(number, bank, places), write

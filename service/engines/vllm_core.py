@@ -22,16 +22,16 @@ _WORKERS = {
 class VllmCore:
     """One AsyncLLM with tapped workers."""
 
-    def __init__(self, tap: TapConfig, device: str, known: dict[str, Any], wanted: dict[str, Any]) -> None:
+    def __init__(self, device: str, known: dict[str, Any], wanted: dict[str, Any]) -> None:
         """Prepare.
 
         Args:
-            tap: Capacity of the taps.
             device: `cpu` or `cuda`.
             known: vLLM's engine arguments from `probes.vllm_start.start_arguments`.
             wanted: More of them, the operator's.
         """
-        self._tap, self._device, self._known, self._wanted = tap, device, known, wanted
+        self._device, self._known, self._wanted = device, known, wanted
+        self._blocks = 0
         self._numbers = itertools.count()
         self._vllm: Any = None
         self.running = 0
@@ -42,19 +42,23 @@ class VllmCore:
         """Copies of the model behind one queue (vLLM's data parallelism)."""
         return int(self._vllm.vllm_config.parallel_config.data_parallel_size)
 
-    async def start(self) -> None:
+    async def start(self, tap: TapConfig) -> None:
         """Load the model into vLLM's workers; takes half a minute to minutes.
+
+        Args:
+            tap: What the workers read.
 
         Raises:
             EngineError: vLLM did not start, or its workers cannot be tapped.
         """
         ours = {
             "worker_cls": _WORKERS[self._device],
-            "additional_config": self._tap.additional_config(),
-            "max_logprobs": self._tap.wide_columns,
+            "additional_config": tap.additional_config(),
+            "max_logprobs": tap.wide_columns,
             "scheduling_policy": "priority",  # the canary comes after all others
             "disable_log_stats": True,
         }
+        self._blocks = len(tap.blocks)
         taken = sorted({"model", "dtype", "skip_tokenizer_init", "generation_config", *ours} & self._wanted.keys())
         if taken:
             raise EngineError(f"HGUARD_VLLM_ARGS sets {', '.join(taken)}, which hguard sets itself: take it out")
@@ -79,13 +83,13 @@ class VllmCore:
         Raises:
             EngineError: A worker did not take it, or is not tapped.
         """
-        arguments = (write.number, write.index, write.norms, write.weights, write.scaled, write.routed)
+        heads = (write.number, write.index, write.norms, write.weights, write.scaled, write.stream)
         try:
-            tapped = await self._vllm.collective_rpc("hguard_write", args=arguments)
+            tapped = await self._vllm.collective_rpc("hguard_write", args=(write.routed, *heads))
         except Exception as error:
             raise EngineError(f"vLLM's workers did not take the heads: {error}") from error
-        if any(count != len(self._tap.blocks) for count in tapped):
-            raise EngineError(f"vLLM's workers tapped {tapped} blocks instead of {len(self._tap.blocks)}")
+        if any(count != self._blocks for count in tapped):
+            raise EngineError(f"vLLM's workers tapped {tapped} blocks instead of {self._blocks}")
 
     async def outputs(
         self,

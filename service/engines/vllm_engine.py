@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,16 @@ class VllmEngine:
         self.stop_token_ids = stop_token_ids(self.checkpoint.skeleton, self.tokenizer)
         self.device, known = start_arguments(model_folder, dtype, device)
         self.dtype = str(known["dtype"])
-        tap = TapConfig(self.checkpoint.blocks, slots)
+        self._tap = TapConfig(self.checkpoint.blocks, slots)
         text: Any = self.checkpoint.config.get_text_config()
         self._vocabulary = int(text.vocab_size)
         wanted = {"max_num_seqs": max_rows, "max_model_len": int(text.max_position_embeddings), **(arguments or {})}
         # One row more than a response has tokens may be fed: the last token's own.
         self.max_model_len = int(wanted["max_model_len"]) - 1
-        self._banks = Banks(self.checkpoint.block_widths, slots, tap.heads, BANKS)
+        self._banks = Banks(self.checkpoint.block_widths, slots, self._tap.heads, BANKS)
         self._loading = asyncio.Lock()
-        self._columns = Columns(tap)
-        self._core = VllmCore(tap, self.device, known, wanted)
+        self._columns = Columns(self._tap)
+        self._core = VllmCore(self.device, known, wanted)
 
     @property
     def running(self) -> int:
@@ -97,13 +98,19 @@ class VllmEngine:
         """norm(W_down[:, j]) of these neurons, from the weights on disk [K]; vLLM may repack its own."""
         return self.checkpoint.column_norms(neurons)
 
-    async def start(self) -> None:
+    async def start(self, expected: HeadBank | None = None) -> None:
         """Load the model into vLLM's workers; takes half a minute to minutes.
+
+        Args:
+            expected: Heads that will be loaded: the residual stream is read after their layer, and no other.
 
         Raises:
             EngineError: vLLM did not start, or its workers are not tapped.
+            ValueError: The model has no such layer.
         """
-        await self._core.start()
+        if expected is not None and expected.residual is not None:
+            self._tap = replace(self._tap, residual=self.checkpoint.layer_name(expected.residual.layer))
+        await self._core.start(self._tap)
 
     async def close(self) -> None:
         """Stop; running requests end with EngineError."""
@@ -113,10 +120,17 @@ class VllmEngine:
         """Load heads, once a bank is free; requests that run keep the ones they began with. Nothing is compiled again.
 
         Raises:
-            ValueError: The bank is not of this model, or does not fit into the slots.
+            ValueError: The bank is not of this model, does not fit into the slots, or reads the residual stream where
+                it is not tapped.
             EngineError: The workers are not tapped.
         """
         self._core.check_started()
+        if bank.residual is not None and self._tap.residual != (at := self.checkpoint.layer_name(bank.residual.layer)):
+            tapped = f"after {self._tap.residual}" if self._tap.residual else "nowhere"
+            raise ValueError(
+                f"the probe reads the residual stream after {at}, vLLM was started to read it {tapped}: restart with "
+                "this probe in HGUARD_PROBE"
+            )
         norms = await asyncio.to_thread(self.checkpoint.column_norms, bank.neurons)
         routed = await asyncio.to_thread(self.checkpoint.routed_rows, bank.neurons)
         async with self._loading:  # two that load at once would find the same number free

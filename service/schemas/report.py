@@ -18,6 +18,8 @@ class SignalsReport(Sent):
     """The parts over the answer tokens: those that go into the risk, and the others for comparison."""
 
     cett: float | None
+    residual: float | None
+    """Null where the probe has no residual head."""
     mean_logprob: float | None
     min_logprob: float | None
     mean_entropy: float | None

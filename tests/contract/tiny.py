@@ -89,4 +89,4 @@ def _golden(model: nn.Module, tap: HeadTap, probe: Probe) -> GoldenTrace:
         model(input_ids=ids)
         cett = tap.read().cett[0].numpy()
     scores = (cett @ probe.weights)[sequence_slice(len(prompt), len(response), probe.position)]
-    return GoldenTrace((prompt,), (response,), (scores.astype(np.float32),))
+    return GoldenTrace((prompt,), (response,), (scores.astype(np.float32)[:, None],))

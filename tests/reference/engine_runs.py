@@ -13,19 +13,25 @@ from torch import nn
 
 from probes.architectures import layer_widths
 from probes.neurons import NeuronSet
-from service.engines.base import EngineRequest, EvidenceStep, HeadBank, RequestTiming, ScoredSequence
+from service.engines.base import EngineRequest, EvidenceStep, HeadBank, RequestTiming, ResidualHeads, ScoredSequence
 from service.engines.transformers_engine import TransformersEngine
 from tests.reference.slow_engine import slow_evidence
 
+PROMPTS = [[5, 9, 33, 60, 4, 7, 71, 20, 11, 40, 41], [8, 3], [90, 12, 6, 44, 21, 30, 77], [50], [14, 15, 16, 17]]
+
 
 def random_bank(model: nn.Module, *, n: int = 30, n_heads: int = 2, position: Any = "own", seed: int = 0) -> HeadBank:
-    """Random neurons and weights; about half of them are H-neurons."""
+    """Random neurons and weights; about half of them are H-neurons. The last head reads the residual stream too."""
     random = np.random.default_rng(seed)
     widths = layer_widths(model)
     neurons = NeuronSet.from_flat(widths, random.choice(sum(widths), size=n, replace=False))
     weights = random.normal(size=(n_heads, n)).astype(np.float32)
     names = ("probe", *(f"shadow-{at}" for at in range(1, n_heads)))
-    return HeadBank(names, neurons, weights, np.flatnonzero(weights[0] > 0), position)
+    config: Any = model.config
+    stream = np.zeros((n_heads, config.get_text_config().hidden_size), dtype=np.float32)
+    stream[-1] = 0.01 * random.normal(size=stream.shape[1])  # single numbers of the stream are in the hundreds
+    residual = ResidualHeads(len(widths) // 2, stream)
+    return HeadBank(names, neurons, weights, np.flatnonzero(weights[0] > 0), position, residual)
 
 
 @asynccontextmanager

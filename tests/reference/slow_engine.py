@@ -53,7 +53,9 @@ def slow_evidence(
 ) -> SlowEvidence:
     """Rows, log-probabilities and entropies of a response."""
     layers: list[Tensor] = []
+    streams: list[Tensor] = []
     handles = [_record(layer.mlp, layers) for layer in model.model.layers]
+    handles += [layer.register_forward_hook(lambda _m, _args, x: streams.append(x)) for layer in model.model.layers]
     with scaled_columns(model, bank, alpha):
         logits = model(torch.tensor([prompt + response])).logits[0].double()
     for handle in handles:
@@ -61,9 +63,14 @@ def slow_evidence(
     first = len(prompt) - 1
     pairs = zip(bank.neurons.layer, bank.neurons.index, strict=True)
     every = torch.stack([layers[layer][first:, j] for layer, j in pairs])
+    scores = every.T @ torch.from_numpy(bank.weights).double().T
+    if bank.residual is not None:
+        x = streams[bank.residual.layer]
+        x = (x[0] if isinstance(x, tuple) else x)[0, first:]
+        scores += x.double() @ torch.from_numpy(bank.residual.weights).double().T
     p = logits[first : first + len(response)].softmax(-1)
     return SlowEvidence(
-        scores=every.T @ torch.from_numpy(bank.weights).double().T,
+        scores=scores,
         cett=every.T,
         logprobs=p[range(len(response)), response].log(),
         best=p.amax(-1).log(),

@@ -1,9 +1,10 @@
-"""One vLLM at a time: engines are kept until a test asks for one of another configuration."""
+"""One vLLM at a time: engines are kept until a test asks for one of another configuration; and the service over one."""
 
 import os
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 
@@ -13,10 +14,16 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.vllm.runs import Shelf, worst
+from probes.artifact import ProbeArtifact
+from probes.registry import find_probe
+from service.engines.vllm_engine import VllmEngine
+from service.lifecycle import Parts
+from tests.probe_library import SETTINGS, turned, write_library
+from tests.vllm.runs import Shelf, default_folder, worst
+from tests.vllm.served import Started, serve_here
 
 ORDER = (
-    *("exactness", "exactness_streams", "http"),
+    *("exactness", "exactness_streams", "http", "http_lifecycle"),
     *("scheduling", "compiled", "families", "loud_failure", "experts", "parallel", "sampler", "extract"),
 )
 """Files that use the same engine follow one another: a start takes as long as most tests of a file together."""
@@ -53,3 +60,33 @@ async def no_other_vllm(request: pytest.FixtureRequest) -> None:
     if "shelf" not in request.fixturenames:
         for kept in _shelves:
             await kept.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def engine(shelf: Shelf) -> VllmEngine:
+    """The default model's, for the service."""
+    engine = await shelf.get(default_folder(), arguments={"block_size": 32})
+    engine._banks.current = None  # the shelf's own heads are for nobody here, and would keep one of the two banks
+    return engine
+
+
+@pytest.fixture(scope="module")
+def artifact(engine: VllmEngine) -> ProbeArtifact:
+    """The shipped probe."""
+    return find_probe("default", engine.fingerprint())
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def address(
+    engine: VllmEngine, artifact: ProbeArtifact, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[str]:
+    """A service over it that may switch to the turned probe."""
+    folder = write_library(tmp_path_factory.mktemp("probes"), artifact, turned(artifact, "turned"))
+    async with serve_here(Parts(Started(engine), artifact), probes_dir=folder, **SETTINGS) as address:
+        yield address
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def client(address: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=address, timeout=300) as client:
+        yield client

@@ -94,7 +94,7 @@ async def start(
         # Threads that are bound to cores spin while they wait for each other: ten times slower on a busy machine.
         environment.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         environment.setenv("OMP_NUM_THREADS", "1")
-        await engine.start()
+        await engine.start(random_bank(engine.checkpoint.skeleton))
     return engine
 
 

@@ -108,7 +108,7 @@ class TapBuffers:
             widths: Neurons of each block on this rank; of routed experts all, which the first rank holds.
             rows: Rows that one forward pass feeds at most, padding included.
             rank: Of tensor parallelism: it holds neurons [rank * width, (rank + 1) * width) of a block.
-            size: Of the hidden state, D; needed for routed experts.
+            size: Of the hidden state, D; needed for routed experts and the residual stream.
             device: Of the model.
             dtype: Of its activations.
         """
@@ -120,6 +120,9 @@ class TapBuffers:
         self.alpha = torch.ones(rows, 1, device=device)
         self.bank = torch.zeros(rows, dtype=torch.int64, device=device)
         self.weights = torch.zeros(BANKS, config.heads, n_blocks * config.slots, device=device)
+        self.stream = torch.zeros(rows, BANKS, config.heads, device=device)
+        """What every head of every bank reads of the residual stream."""
+        self.stream_weights = torch.zeros(size if config.residual else 0, BANKS, config.heads, device=device)
         self.blocks: list[LayerBuffers | ExpertBuffers] = [
             ExpertBuffers(z, norm, self.alpha, self.bank, size=size, is_writer=rank == 0)
             if block.expert_width
@@ -131,6 +134,8 @@ class TapBuffers:
     def forget(self, rows: Tensor | slice) -> None:
         """Before a pass: what a layer then does not write must not look like a score."""
         self.h_norm[:, rows] = torch.nan
+        if self.config.residual:
+            self.stream[rows] = torch.nan
         for z in self._apart:  # z and h are not written together
             z[rows] = torch.nan
 
@@ -146,6 +151,7 @@ class TapBuffers:
         norms: Sequence[Sequence[float]],
         weights: Sequence[Sequence[float]],
         scaled: Sequence[Sequence[int]],
+        stream: bytes = b"",
     ) -> None:
         """Fill the slots, and one bank's weights.
 
@@ -155,6 +161,7 @@ class TapBuffers:
             norms: norm(W_down[:, j]) of those neurons [B, S].
             weights: Of the bank's heads [N, B * S].
             scaled: 1 for the slots that alpha scales in this bank [B, S].
+            stream: Weights of the bank's heads on the residual stream, float32 [N, D]; empty: no head reads it.
 
         Raises:
             ValueError: A neuron is outside of its layer.
@@ -168,6 +175,10 @@ class TapBuffers:
         self.norms[:, 0].copy_(torch.from_numpy(sizes))
         self.weights[bank].zero_()
         self.weights[bank, : len(weights)].copy_(torch.tensor(weights, dtype=torch.float32))
+        self.stream_weights[:, bank] = 0
+        if stream and self.rank == 0:  # scores are summed over the ranks, and each has the whole stream
+            read = torch.frombuffer(bytearray(stream), dtype=torch.float32).view(len(weights), -1)
+            self.stream_weights[:, bank, : len(weights)].copy_(read.T)
 
     def write_routed(self, slots: Sequence[int], experts: Sequence[int], weights: bytes) -> None:
         """Fill the slots of routed neurons, before `write` puts them to use.

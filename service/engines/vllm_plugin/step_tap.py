@@ -90,6 +90,8 @@ class StepTap:
             cett = self._all_reduce(cett)
         weights = self.buffers.weights[banks]
         scores = cett @ weights.T if isinstance(banks, int) else torch.einsum("rk,rnk->rn", cett, weights)
+        if config.residual:
+            scores = scores + self.buffers.stream[rows, banks]
         return torch.cat([scores, cett], dim=1) if is_wide else self._all_reduce(scores)
 
     def _scale_rows(self, taps: Sequence[RequestTap], counts: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from probes.checkpoint import StoredBlock
 
 KEY = "hguard"
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever the compiled operations or the evidence columns change."""
 BANKS = 2
 """Probes that can be loaded at once: the one being served, and the one that running requests began with."""
@@ -28,6 +28,8 @@ class TapConfig:
     """Neurons that can be read in each block, of all loaded probes together."""
     heads: int = 4
     """Read-outs of a probe at most."""
+    residual: str = ""
+    """The decoder layer after which the residual stream is read, by its module's name; "": it is not."""
     protocol: int = PROTOCOL
 
     @property
@@ -60,7 +62,7 @@ class TapConfig:
                 "hguard on every host"
             )
         blocks = tuple(StoredBlock(**block) for block in found["blocks"])
-        return cls(blocks, int(found["slots"]), int(found["heads"]))
+        return cls(blocks, int(found["slots"]), int(found["heads"]), str(found["residual"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,32 @@ def tap_output(block: nn.Module, h_norms: Tensor, switch: EagerSwitch) -> None:
     block.forward = MethodType(forward, block)
 
 
+def tap_stream(layer: nn.Module, stream: Tensor, weights: Tensor, switch: EagerSwitch) -> None:
+    """Make a decoder layer keep what the heads read of the residual stream after it, on every pass.
+
+    Args:
+        layer: A decoder layer of vLLM, which returns the stream [rows, D] or two terms of it.
+        stream: Where the readings go [rows, banks, N].
+        weights: Of the heads [D, banks, N].
+        switch: Shared by all taps.
+    """
+    layer.register_buffer("hguard_stream", stream, persistent=False)
+    layer.register_buffer("hguard_stream_weights", weights, persistent=False)
+    untapped = type(layer).forward
+
+    def forward(self: nn.Module, *args: Any, **options: Any) -> Any:
+        result = untapped(self, *args, **options)
+        x = result[0] + result[1] if isinstance(result, tuple) else result
+        if switch.reads or is_recorded(x):
+            x = x.flatten(0, -2).float()
+            kept: Tensor = self.hguard_stream  # type: ignore[assignment]
+            heads: Tensor = self.hguard_stream_weights  # type: ignore[assignment]
+            kept[: x.shape[0]].copy_((x @ heads.flatten(1)).view(-1, *heads.shape[1:]))
+        return result
+
+    layer.forward = MethodType(forward, layer)
+
+
 def is_recorded(rows: Tensor) -> bool:
     """Whether operations on these rows are being compiled or captured, and will run in every later pass."""
     return torch.compiler.is_compiling() or (rows.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -18,7 +18,7 @@ from service.engines.vllm_plugin.row_signals import RowSignals
 from service.engines.vllm_plugin.runner import TapRunner
 from service.engines.vllm_plugin.step_tap import StepTap
 from service.engines.vllm_plugin.tap_config import TapConfig
-from service.engines.vllm_plugin.wires import EagerSwitch, tap_module, tap_output
+from service.engines.vllm_plugin.wires import EagerSwitch, tap_module, tap_output, tap_stream
 
 
 class TapWorker:
@@ -47,11 +47,11 @@ class TapWorker:
         signals.compile(model_config.get_vocab_size(), worker.device, model_config.dtype)
         runner.attach(tap, signals)
 
-    def hguard_write(self, bank: int, index: Any, norms: Any, weights: Any, scaled: Any, routed: Any) -> int:
+    def hguard_write(self, routed: Any, *heads: Any) -> int:
         """RPC: fill a bank, see `TapBuffers.write` and `write_routed`; returns the number of tapped blocks."""
         buffers = self.hguard_buffers[0]
         buffers.write_routed(*routed)
-        buffers.write(bank, index, norms, weights, scaled)
+        buffers.write(*heads)
         return len(buffers.blocks)
 
 
@@ -87,6 +87,8 @@ def _tap_model(
             tap_module(module, mine, switch, gives_h=block.gives_h)
     for name, places in parts.items():
         tap_output(_find(model, name), buffers.h_norm[places[0] : places[-1] + 1], switch)
+    if config.residual:
+        tap_stream(_find(model, config.residual), buffers.stream, buffers.stream_weights, switch)
     return buffers, switch
 
 

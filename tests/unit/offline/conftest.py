@@ -1,72 +1,19 @@
-"""A real HTTP server on the loopback interface that speaks just enough of the chat completions API."""
+"""An endpoint that answers, a file of questions, and a finished artifact of a tiny model."""
 
 import json
-import socketserver
 import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 
-
-class ChatEndpoint:
-    """What the server answers and what it was asked.
-
-    `script` is used up first: an int is a status, "SLOW" a time-out, "NOT JSON" and "NO CHOICES" are garbage, any other
-    text is the reply. Then `reply` makes one from the request.
-    """
-
-    def __init__(self, url):
-        self.url = url
-        self.script = []
-        self.requests = []
-        self.reply = lambda request: "WRONG"
-        self.lock = threading.Lock()
-
-    def next_answer(self, request):
-        with self.lock:
-            self.requests.append(request)
-            return self.script.pop(0) if self.script else self.reply(request)
-
-
-def to_body(answer):
-    if answer == "NOT JSON":
-        return b"<html>proxy error</html>"
-    if answer == "NO CHOICES":
-        return b'{"object": "chat.completion"}'
-    message = {"role": "assistant", "content": answer}
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
-    return json.dumps(
-        {"id": "1", "object": "chat.completion", "created": 0, "model": "judge-model", "choices": [choice]}
-    ).encode()
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        answer = self.server.endpoint.next_answer(request)
-        if answer == "SLOW":
-            time.sleep(1.0)
-            return
-        status = answer if isinstance(answer, int) else 200
-        body = b'{"error": {"message": "no"}}' if isinstance(answer, int) else to_body(answer)
-        self.send_response(status)
-        self.send_header("Content-Type", "text/html" if answer == "NOT JSON" else "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        """Keep the test output clean."""
-
-
-class LoopbackServer(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def server_bind(self):
-        # The standard one asks the name service for this machine's name, which takes seconds without a network.
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address
+from offline import build as build_module
+from offline import metrics
+from offline.build import build_artifact
+from offline.fitting import fit_probe
+from offline.residuals import extract_residuals
+from tests.unit.offline.chat_server import ChatEndpoint, Handler, LoopbackServer
+from tests.unit.offline.tables import extract_table
+from tests.unit.offline.tiny_run import make_questions, make_run
 
 
 @pytest.fixture
@@ -83,3 +30,33 @@ def chat_endpoint(monkeypatch):
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def questions_file(tmp_path):
+    path = tmp_path / "facts.jsonl"
+    rows = [{"id": q.question_id, "question": q.question, "answers": ["M", "Paris"]} for q in make_questions(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """(run, table, fitted probe, artifact's folder) of a whole build; tests leave it as it is."""
+    out = tmp_path_factory.mktemp("run")
+    run, table = make_run(out), extract_table(out / "features")
+    fitted = fit_probe(run, table, extract_residuals(run, table, "upstream"), "upstream")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics.bootstrap, "__kwdefaults__", {"seed": 0, "resamples": 30})
+        patch.setattr(metrics, "RESAMPLES", 30)
+        folder = build_artifact(run, table, fitted, "upstream", name="tiny", version="1.0.0")
+    return run, table, fitted, folder
+
+
+@pytest.fixture
+def without_baselines(monkeypatch):
+    """For tests that build again and look at other things."""
+    monkeypatch.setattr(build_module, "fit_dense", lambda _features, _labels, _train, place: np.zeros(len(place)))
+    monkeypatch.setattr(build_module, "random_neuron_scores", lambda *args: [np.zeros(len(args[1]))])
+    monkeypatch.setattr(metrics, "RESAMPLES", 3)
+    monkeypatch.setattr(metrics.bootstrap, "__kwdefaults__", {"seed": 0, "resamples": 3})

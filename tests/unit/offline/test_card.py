@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from offline.card import render_card
+from offline.evaluate_domains import METHODS
 from tests.unit.probes.artifacts import build_model, make_artifact
 
 TRIPLE = [0.8123, 0.7012, 0.9034]
@@ -23,6 +24,20 @@ def make_evidence():
         "auroc_by_source": {"facts": {"auroc": {"served risk": TRIPLE}, "faithful": 15, "hallucinated": 16}},
         "length_correlation": {"served risk": {"faithful": 0.1234, "hallucinated": -0.5}},
     }
+
+
+def make_domain(name, **changes):
+    scores = dict.fromkeys(METHODS, TRIPLE)
+    found = {"domain": name, "is_trained": False, "left_out": {"refused": 4, "claims nothing": 2}, "reason": None}
+    found |= {"rows": {"faithful": 21, "hallucinated": 22}, "auroc": scores, "gain": [0.0123, -0.01, 0.03]}
+    found |= {"flagged": {"faithful": [0.111, 0.1, 0.2], "hallucinated": [0.777, 0.7, 0.8]}, "ece": TRIPLE}
+    accuracy = {"served risk": TRIPLE, "H-neuron probe": [0.6, 0.5, 0.7], "random neurons": [0.551, 0.5, 0.6]}
+    return found | {"out_of_domain": 0.0456, "balanced_accuracy": accuracy} | changes
+
+
+ONE_CLASS = {"rows": {"faithful": 0, "hallucinated": 50}, "auroc": None, "gain": None, "balanced_accuracy": None}
+ONE_CLASS |= {"reason": "0 faithful and 50 hallucinated: too few", "left_out": {}}
+ONE_CLASS |= {"flagged": {"faithful": None, "hallucinated": [0.777, 0.7, 0.8]}}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +79,11 @@ def artifact():
             "h_neurons_by_layer": {"0": 2, "2": 3},
         },
         "evidence": {"test": make_evidence(), "unfiltered-test": make_evidence()},
+        "domains": [
+            make_domain("triviaqa", is_trained=True),
+            make_domain("nq_open"),
+            make_domain("unknownbench-madeup", **ONE_CLASS),
+        ],
     }
     return make_artifact(build_model(), card=card)
 
@@ -97,6 +117,17 @@ def artifact():
         "| risk made of | cett, min_logprob |",
         "| 2 | 3 |",
         "optimality breach 1.5e-09",
+        "## AUROC by domain",
+        "| triviaqa | yes | 21 | 22 | 0.812 [0.701, 0.903] |",
+        "| nq_open | no | 21 | 22 | 0.812 [0.701, 0.903] |",
+        "| 0.812 [0.701, 0.903] | 0.012 [-0.010, 0.030] |",
+        "| nq_open | 0.111 [0.100, 0.200] | 0.777 [0.700, 0.800] | 0.812 [0.701, 0.903] | 0.046 |",
+        "| unknownbench-madeup |  | 0.777 [0.700, 0.800] |",
+        "unknownbench-madeup: 0 faithful and 50 hallucinated: too few.",
+        "| nq_open | claims nothing 2, refused 4 |",
+        "| this served risk | 81.2 [70.1, 90.3] (55.1) | 81.2 [70.1, 90.3] (55.1) |  | 77.7 of hallucinated flagged |",
+        "| this H-neuron probe | 60.0 [50.0, 70.0] (55.1) | 60.0 [50.0, 70.0] (55.1) |  |  |",
+        "| Gemma-3-4B | 76.9 (62.0) | 70.7 (59.7) | 71.0 (56.0) | 71.9 (56.9) |",
     ],
 )
 def test_the_card_says(artifact, words):

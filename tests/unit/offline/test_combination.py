@@ -143,9 +143,10 @@ def test_the_choice_and_the_weights_see_training_rows_only(table):
 @pytest.mark.parametrize(("locator", "prefix"), [("lexical", ""), ("response", "response_")])
 def test_parts_are_taken_over_the_tokens_that_the_served_probe_pools(table, locator, prefix):
     cett = np.arange(len(table.rows), dtype=float)
-    columns = part_columns(table, cett, locator)
+    columns = part_columns(table, {"cett": cett, "residual": -cett}, locator)
     assert list(columns) == list(SIGNS)
     np.testing.assert_array_equal(columns["cett"], cett)
+    np.testing.assert_array_equal(columns["residual"], -cett)
     for part in FREE[:-1]:
         np.testing.assert_array_equal(columns[part], table.signals[prefix + part])
     np.testing.assert_array_equal(columns["length"], table.signals[prefix + "n_tokens"])

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from offline import fit as fit_module
 from offline.fit import export_estimator, fit_dense, training_view
 from offline.l1 import fit_l1
-from tests.unit.offline.test_l1 import assert_equal_fits, cett_like, liblinear
+from tests.unit.offline.l1_problems import assert_equal_fits, cett_like, liblinear
 
 RESPONSES, NEURONS = 130, 260
 

@@ -178,7 +178,7 @@ def test_the_interval_of_a_difference_is_paired():
 
 def test_resamples_keep_both_classes_and_are_repeatable():
     labels = np.array([0, 1, 1, 1, 1])
-    for rows in metrics._resamples(labels, 0, 50):
+    for rows in metrics.resample(labels, seed=0, resamples=50):
         assert (labels[rows] == 0).sum() == 1
         assert (labels[rows] == 1).sum() == 4
     scores = np.arange(5.0)

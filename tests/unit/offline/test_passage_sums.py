@@ -9,7 +9,7 @@ from offline.vllm_extract.runner import ExtractRunner, describe
 from probes.architectures import feed_forwards
 from probes.cett import column_norms
 from tests.reference.tiny_models import shared_tiny
-from tests.unit.offline.test_extract import make_passages
+from tests.unit.offline.passages import make_passages
 
 torch.set_num_threads(1)
 

@@ -1,10 +1,12 @@
-"""A tiny model that answers, and questions for it: what the stage tests share."""
+"""A tiny model that answers, questions for it, and runs over it: what the stage tests share."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import torch
 
 from offline.records import Question
+from offline.run import Run, RunConfig
 from offline.sample import Sampler
 from probes.prompts import ANSWER_ONLY, encode_prompt
 from tests.reference.tiny_models import build_tiny
@@ -43,3 +45,23 @@ def make_sampler(*, seed=0, max_tokens=12, max_rows=8, stop_share=0.15):
     return Sampler(
         tiny_llama(stop_share=stop_share), tiny_tokenizer(), encode, seed=seed, max_tokens=max_tokens, max_rows=max_rows
     )
+
+
+class TinyRun(Run):
+    """A run whose model is in memory."""
+
+    tokenizer = tiny_tokenizer()
+
+    def model(self, dtype):
+        return tiny_llama()
+
+
+def make_config(out, questions=("questions.jsonl",), **changes):
+    settings = {"model": "tiny", "out": out, "max_tokens": 6, "samples": 2, "agreement": 0.5, "batch_rows": 8}
+    return RunConfig(**{**settings, "questions": tuple(map(str, questions)), **changes})
+
+
+def make_run(out, **changes):
+    """What the last stages use of a run."""
+    config = RunConfig(**{"model": "tiny", "questions": ("x",), "out": out, "max_per_mille": 500.0, **changes})
+    return SimpleNamespace(config=config, out=out, model=lambda _dtype: tiny_llama(), tokenizer=tiny_tokenizer())

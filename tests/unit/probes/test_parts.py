@@ -25,6 +25,7 @@ def test_parts_are_the_statistics_of_the_tokens():
 
 def test_one_token_is_its_own_mean_to_the_last_bit():
     parts = measure_parts([0.1], [-1 / 3], [2 / 3])
+    assert math.isnan(parts.pop("residual"))
     assert list(parts.values()) == [0.1, -1 / 3, -1 / 3, 2 / 3, 2 / 3, 1]
 
 
@@ -41,8 +42,9 @@ def test_a_number_that_is_not_finite_shows_wherever_it_stands(at, bad):
     spoilt = [-0.5, -0.25, -0.75]
     spoilt[at] = bad
     fine = [0.5, 0.25, 0.75]
-    for place, names in enumerate((("cett",), ("mean_logprob", "min_logprob"), ("mean_entropy", "max_entropy"))):
-        numbers = [fine, fine, fine]
+    of_place = ("cett",), ("mean_logprob", "min_logprob"), ("mean_entropy", "max_entropy"), ("residual",)
+    for place, names in enumerate(of_place):
+        numbers = [fine, fine, fine, fine]
         numbers[place] = spoilt
         parts = measure_parts(*numbers)
         assert {name for name, value in parts.items() if math.isnan(value)} == set(names)

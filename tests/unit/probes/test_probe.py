@@ -8,7 +8,7 @@ import pytest
 from probes.calibration import Calibration
 from probes.domain import Domain, PartRange
 from probes.neurons import NeuronSet
-from probes.probe import Probe
+from probes.probe import Probe, ResidualHead
 from probes.risk import Budget, RiskModel
 from probes.spans import AnswerSpan
 
@@ -34,13 +34,23 @@ def test_h_neurons_are_the_positive_ones():
 
 def measure(probe, scores, *spans, logprobs=None, entropies=None):
     n = len(scores)
-    return probe.measure(spans, scores, logprobs or [-1.0] * n, entropies or [1.0] * n)
+    return probe.measure(spans, [(score,) for score in scores], logprobs or [-1.0] * n, entropies or [1.0] * n)
 
 
 def test_the_pooled_logit_is_the_mean_of_the_token_logits_of_the_spans():
     parts = measure(Probe(**SETTINGS), [1.0, 2.0, 4.0, 8.0], AnswerSpan(0, 1), AnswerSpan(2, 4))
     assert parts["cett"] == pytest.approx((0.75 + 3.75 + 7.75) / 3)
     assert parts["length"] == 3
+
+
+def test_the_residual_logit_is_pooled_from_its_own_scores():
+    probe = Probe(**SETTINGS, residual=ResidualHead(2, np.ones(4, dtype=np.float32), intercept=0.5))
+    parts = probe.measure([AnswerSpan(0, 2)], [(1.0, 10.0), (3.0, -4.0), (9.0, 9.0)], [-1.0] * 3, [1.0] * 3)
+    assert (parts["cett"], parts["residual"]) == (1.75, 3.5)
+    missing = probe.measure([AnswerSpan(0, 2)], [(1.0, 10.0), (3.0, math.nan)], [-1.0] * 2, [1.0] * 2)
+    assert missing["cett"] == 1.75
+    assert math.isnan(missing["residual"])
+    assert math.isnan(measure(Probe(**SETTINGS), [1.0], AnswerSpan(0, 1))["residual"])
 
 
 def test_a_token_of_two_spans_counts_once():

@@ -1,62 +1,12 @@
-"""Token offsets from the response's own tokens, and the label-free answer locator."""
+"""Token offsets from the response's own tokens, and the tokens of what the locator finds."""
 
-import json
 import random
-import time
-from functools import cache
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
-from probes.claims import find_claims, split_sentences
 from probes.models import DEFAULT_MODEL, load_tokenizer, resolve_model
 from probes.spans import AnswerSpan, TextStream, char_span_to_tokens, locate_answer, token_offsets
-
-TEXTS = [
-    "The capital of France is Paris.",
-    "Paris",
-    " leading and trailing ",
-    "naïve café, Padmé Amidala\u2019s O'Neill",
-    "首都は東京です。",
-    "A helicopter 🚁 and a family 👨‍👩‍👧‍👦!",
-    "e\u0301 combining, tabs\tand\n\nlines",
-    "🚁🚁🚁",
-    "",
-]
-
-
-@cache
-def make_tokenizer(kind):
-    """A tiny real tokenizer: byte-level BPE that splits characters, or one with SentencePiece's leading-space marks."""
-    special = ["<|endoftext|>", "<|im_end|>"]
-    sample = ["The capital of France is Paris. The answer is London in England, Paris in France."] * 4
-    if kind == "byte-level":
-        raw = Tokenizer(models.BPE())
-        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        raw.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-    else:
-        raw = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-        raw.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
-        raw.decoder = decoders.Sequence(
-            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-        )
-        alphabet = []
-        special = ["<unk>", *special, *(f"<0x{byte:02X}>" for byte in range(256))]
-    raw.train_from_iterator(
-        sample, trainers.BpeTrainer(vocab_size=700, special_tokens=special, initial_alphabet=alphabet)
-    )
-    if kind != "byte-level":
-        # The byte pieces had to be in the vocabulary, but they are text: decoding skips special tokens.
-        saved = json.loads(raw.to_str())
-        saved["added_tokens"] = [token for token in saved["added_tokens"] if not token["content"].startswith("<0x")]
-        raw = Tokenizer.from_str(json.dumps(saved))
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", clean_up_tokenization_spaces=False)
-
-
-def decode(tokenizer, token_ids):
-    return tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+from tests.unit.probes.text_tokenizers import TEXTS, decode, make_tokenizer
 
 
 def check_cover(text, offsets):
@@ -186,78 +136,6 @@ def test_char_span_outside_every_token_is_none():
     assert char_span_to_tokens([(0, 3), (3, 3), (3, 5)], 3, 4) == AnswerSpan(2, 3)
 
 
-SUFFIX = " Respond with the answer only, without any explanation."
-
-
-def claims(question, response):
-    return [response[start:end] for start, end in find_claims(question + SUFFIX, response)]
-
-
-@pytest.mark.parametrize(
-    ("question", "response", "expected"),
-    [
-        ("What is the capital of France?", "The capital of France is Paris.", ["Paris"]),
-        ("What is the capital of France?", "The capital of France is Lyon, which is on the Rhône.", ["Lyon"]),
-        ("What is the capital of France?", "Paris.", ["Paris"]),
-        ("What is the capital of France?", "The answer is: Paris", ["Paris"]),
-        ("What is the capital of France?", "Answer: Paris", ["Paris"]),
-        ("Where was James Madison born?", "James Madison was born in 1980 in the United States.", ["United States"]),
-        ("When was James Madison born?", "James Madison was born in Ohio in 1980.", ["1980"]),
-        ("Which king married Charlotte?", "The king was King Edward III of England.", ["King Edward III of England"]),
-        ("Who won the 1966 World Cup?", "England won the 1966 World Cup at Wembley.", ["England"]),
-        ("Which river runs through London?", "The River Thames is the longest river.", ["River Thames"]),
-        ("Which band did he sing in?", "He was in the band The Fenty.", ["The Fenty"]),
-        ("Who wrote it?", 'It was written by J.R.R. Tolkien in the novel "The Hobbit".', ["J.R.R. Tolkien"]),
-        ("Which song is it?", 'The song is "Let It Be" by them.', ["Let It Be"]),
-        ("Which song is it?", "Let It Be", ["Let It Be"]),
-        ("Which plane is it?", "🚁", ["🚁"]),
-        ("What is at -40?", "-41", ["-41"]),
-        ("Is it common in men or women?", "Women.", ["Women"]),
-        ("Which company makes Zune?", "The company that makes Zune is called Zune.", ["Zune"]),
-        ("Which states?", "1. Australia\n2. New Zealand", ["Australia", "New Zealand"]),
-        ("What is Rome?", "Rome is a city. It has 3 million people.", ["city", "3 million people"]),
-    ],
-)
-def test_locator_takes_what_is_new(question, response, expected):
-    assert claims(question, response) == expected
-
-
-@pytest.mark.parametrize(
-    "response",
-    [
-        "",
-        " \n",
-        "...",
-        "The answer is:",
-        "I'm sorry, but I cannot help with that.",
-        "I don't know who wrote Hamlet.",
-        "The author of Hamlet is not known.",
-        "As an AI language model, I have no opinion.",
-        "Who wrote Hamlet?",
-        "The",
-    ],
-)
-def test_locator_finds_nothing_where_nothing_is_claimed(response):
-    assert claims("Who wrote Hamlet?", response) == []
-
-
-def test_locator_skips_the_echoed_instruction():
-    assert claims("He plays the sport of", "The sport is Respond with the answer only, without any explanation.") == []
-
-
-def test_abbreviations_and_initials_do_not_end_a_sentence():
-    text = "It was J. K. Rowling of St. Ives. She left. 1. One\n2. Two"
-    assert [text[start:end] for start, end in split_sentences(text)][:2] == [
-        "It was J. K. Rowling of St. Ives.",
-        "She left.",
-    ]
-
-
-def test_long_prompt_does_not_make_every_word_an_echo():
-    passage = "Paris is the capital of France and lies on the Seine. " * 20
-    assert claims(passage + "What is the capital of France?", "The capital of France is Paris.") == ["Paris"]
-
-
 def test_spans_are_tokens_of_this_response_in_order():
     tokenizer = make_tokenizer("byte-level")
     text = "The capital is Paris. The answer is England."
@@ -270,44 +148,3 @@ def test_spans_are_tokens_of_this_response_in_order():
 def test_one_token_over_two_sentences_gives_disjoint_spans():
     spans = locate_answer("Which?", "It is Rome. It is Bonn.", [(0, 6), (6, 23)])
     assert spans == [AnswerSpan(1, 2)]
-
-
-def test_locator_is_fast_and_deterministic():
-    text = 'The title of the novel is "The Night Circus", which was written by Erin Morgenstern in 2011. ' * 3
-    first = claims("Who wrote the novel?", text)
-    began = time.process_time()
-    assert all(claims("Who wrote the novel?", text) == first for _ in range(20))
-    # Budget 1 ms a sentence; the factor allows for slow and busy machines.
-    assert (time.process_time() - began) / 20 < 0.003 * 10
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_any_text_gives_ranges_inside_it(seed):
-    chance = random.Random(seed)
-    parts = [
-        "Paris",
-        "is",
-        "the",
-        '"',
-        "'",
-        ".",
-        " ",
-        "\n",
-        "(",
-        ")",
-        ",",
-        "🚁",
-        "é",
-        "東京",
-        "1,000",
-        "Who",
-        "?",
-        ":",
-        "-",
-    ]
-    for _ in range(200):
-        question, response = ("".join(chance.choices(parts, k=chance.randrange(20))) for _ in range(2))
-        end = 0
-        for start, stop in find_claims(question, response):
-            assert end <= start < stop <= len(response)
-            end = stop

@@ -99,7 +99,7 @@ async def test_a_probe_that_is_right_replaces_one_that_was_refused_at_the_start(
 async def test_without_a_model_there_is_nothing_to_switch(serve, new, tmp_path, monkeypatch):
     parts = make_parts()
 
-    async def fails():
+    async def fails(_expected):
         raise OSError("no such device")
 
     monkeypatch.setattr(parts.engine, "start", fails)

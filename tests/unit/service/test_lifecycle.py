@@ -175,7 +175,7 @@ async def test_hazard_an_engine_that_hangs_at_the_start_says_nothing(serve):
 async def test_an_engine_that_cannot_start_is_a_reason(serve, monkeypatch):
     parts = make_parts()
 
-    async def start():
+    async def start(_expected):
         raise OSError("no such device")
 
     monkeypatch.setattr(parts.engine, "start", start)

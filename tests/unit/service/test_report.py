@@ -4,7 +4,7 @@ from service.fake_probe import fake_artifact
 from service.guard import judge
 from service.plan import GuardPlan
 from service.report import report_guard
-from tests.unit.service.test_guard import make_probe, make_response
+from tests.unit.service.responses import make_probe, make_response
 
 PLAN = GuardPlan(
     policy="annotate",

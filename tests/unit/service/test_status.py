@@ -98,7 +98,7 @@ async def test_probes_lists_the_served_one_first(serve, tmp_path):
     assert (entries[1]["auroc"], entries[1]["auroc_interval"]) == (0.8, [0.7, 0.9])
     assert (entries[1]["calibration_error"], entries[1]["calibration_error_interval"]) == (None, None)
     assert entries[0]["h_neurons"] == 2
-    assert entries[0]["risk_parts"] == {"cett": 1.0, "min_logprob": -0.5}
+    assert entries[0]["risk_parts"] == {"cett": 1.0, "residual": 0.5, "min_logprob": -0.5}
     assert entries[0]["budgets"] == [
         {"fpr": 0.05, "threshold": 0.9, "low": 0.8, "high": 1.0},
         {"fpr": 0.1, "threshold": 0.8, "low": 0.6, "high": 0.9},

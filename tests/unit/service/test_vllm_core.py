@@ -21,7 +21,7 @@ class QueueOverflowError(Exception):
 @pytest.fixture
 def core(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm.inputs", SimpleNamespace(TokensPrompt=dict))
-    return VllmCore(TAP, "cpu", {}, {})
+    return VllmCore("cpu", {}, {})
 
 
 @pytest.mark.parametrize("error", [QueueOverflowError("busy"), ValueError("a parameter"), RuntimeError("dead")])
@@ -67,13 +67,13 @@ async def test_one_who_leaves_is_no_failure(core):
 async def test_hazard_the_operator_changes_what_the_guard_stands_on(monkeypatch, arguments, named):
     monkeypatch.setattr(vllm_core, "_started", lambda arguments: pytest.fail("started"))
     with pytest.raises(EngineError, match=f"HGUARD_VLLM_ARGS sets {named}, which hguard sets itself: take it out"):
-        await VllmCore(TAP, "cpu", {}, arguments).start()
+        await VllmCore("cpu", {}, arguments).start(TAP)
 
 
 async def test_what_vllm_is_started_with(monkeypatch):
     seen = []
     monkeypatch.setattr(vllm_core, "_started", seen.append)
-    await VllmCore(TAP, "cpu", {"model": "m", "kv_cache_memory_bytes": 1}, {"kv_cache_memory_bytes": 2}).start()
+    await VllmCore("cpu", {"model": "m", "kv_cache_memory_bytes": 1}, {"kv_cache_memory_bytes": 2}).start(TAP)
     assert seen[0]["kv_cache_memory_bytes"] == 2
     assert seen[0]["scheduling_policy"] == "priority"
     assert seen[0]["additional_config"] == TAP.additional_config()
@@ -85,4 +85,4 @@ async def test_hazard_why_vllm_did_not_start_stays_in_a_log(monkeypatch):
 
     monkeypatch.setattr(vllm_core, "_started", fails)
     with pytest.raises(EngineError, match="vLLM did not start: no such mode"):
-        await VllmCore(TAP, "cpu", {}, {}).start()
+        await VllmCore("cpu", {}, {}).start(TAP)

@@ -1,7 +1,9 @@
 """The engine's own side of vLLM; needs no vLLM."""
 
 import threading
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from service.engines.fake import fake_tokenizer
@@ -14,7 +16,11 @@ class Core:
     """In the place of a started vLLM."""
 
     def __init__(self):
+        self.tap = None
         self.written = []
+
+    async def start(self, tap):
+        self.tap = tap
 
     def check_started(self): ...
 
@@ -47,9 +53,22 @@ async def test_hazard_reading_weights_stops_all_streams(engine, monkeypatch):
 
     in_thread("column_norms")
     in_thread("routed_rows")
-    await engine.load_heads(random_bank(engine.checkpoint.skeleton))
+    await engine.load_heads(replace(random_bank(engine.checkpoint.skeleton), residual=None))
     assert read == [("column_norms", False), ("routed_rows", False)]
     assert len(engine._core.written) == 1
+
+
+async def test_hazard_a_probe_reads_the_stream_after_a_layer_that_is_not_tapped(engine):
+    bank = random_bank(engine.checkpoint.skeleton)
+    await engine.start(bank)
+    assert engine._core.tap.residual == f"model.layers.{bank.residual.layer}"
+    await engine.load_heads(bank)
+    other = replace(bank, residual=replace(bank.residual, layer=0))
+    with pytest.raises(ValueError, match=r"after model\.layers\.0.*restart with this probe"):
+        await engine.load_heads(other)
+    assert len(engine._core.written) == 1
+    sent = np.frombuffer(engine._core.written[0].stream, dtype=np.float32).reshape(2, -1)
+    assert (sent == bank.residual.weights).all()
 
 
 def test_a_row_is_kept_for_the_last_token(engine):
