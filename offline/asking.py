@@ -27,7 +27,7 @@ def ask_greedy(stage: Stage[Response], questions: Sequence[Question], sampler: D
         return
     done = {row.question_id for row in stage.rows()}
     todo = [Job(question, (0,)) for question in questions if question.question_id not in done]
-    with stage, tqdm(total=len(questions), initial=len(done), desc="greedy", unit="question") as bar:
+    with stage, tqdm(total=len(questions), initial=len(done), desc=stage.name, unit="question") as bar:
         for start in range(0, len(todo), CHUNK):
             for rows in sampler.draw(todo[start : start + CHUNK], GREEDY):
                 stage.append(rows)

@@ -67,7 +67,11 @@ class VllmSampler:
         self._line_end = LineEnd(tokenizer)
         self._most = int(checkpoint.config.get_text_config().max_position_embeddings)
         place, known = start_arguments(folder, dtype, device)
-        self._arguments = {**known, "enforce_eager": place == "cpu", "max_num_seqs": max_rows, **(arguments or {})}
+        self._arguments = {**known, "max_num_seqs": max_rows}
+        if place == "cpu":
+            # vLLM 0.32 stops where a prompt with a seed is fed in pieces: a CPU's random generator has no offset.
+            self._arguments |= {"enforce_eager": True, "enable_chunked_prefill": False}
+        self._arguments |= arguments or {}
         self._llm: Any = None
         self._length = 0
         self._start(_USUAL_LENGTH)
@@ -114,7 +118,8 @@ class VllmSampler:
         from vllm import LLM
 
         self._length = min(length, self._most)
-        self._llm = LLM(**{"max_model_len": self._length, **self._arguments})
+        batch = {} if self._arguments.get("enable_chunked_prefill", True) else {"max_num_batched_tokens": self._length}
+        self._llm = LLM(**{"max_model_len": self._length, **batch, **self._arguments})
 
     def _ask(self, asked: _Asked, params: SamplingParams, waiting: dict[str, _Asked]) -> None:
         from vllm.inputs import TokensPrompt

@@ -15,8 +15,7 @@ from service.schemas.score import ScoreRequest
 from service.scoring import plan_score, run_score
 from service.served import ServedModel, head_bank
 from service.settings import Settings
-from tests.contract.tiny import make_tiny_parts
-from tests.serving import serve_in_process
+from tests import serving
 
 SENTENCES = ["Paris is in Texas.", "The river Elbe runs through Höchst.", "I do not know."]
 
@@ -35,10 +34,20 @@ def make_texts(n):
     return [READERS["helm_sentences"](row) for row in rows]
 
 
-def make_parts(folder, position, *, locator):
-    parts = make_tiny_parts(folder, position)
-    probe = dataclasses.replace(parts.artifact.probe, locator=locator)
-    return dataclasses.replace(parts, artifact=dataclasses.replace(parts.artifact, probe=probe))
+@pytest.fixture
+def make_parts(engine_name, request):
+    """Makes parts whose probe has a position rule and a locator."""
+
+    def make(position, *, locator):
+        if engine_name == "fake":
+            return serving.make_parts(position=position, locator=locator, max_model_len=512)
+        from tests.contract.tiny import make_tiny_parts
+
+        parts = make_tiny_parts(request.getfixturevalue("tiny_folder"), position)
+        probe = dataclasses.replace(parts.artifact.probe, locator=locator)
+        return dataclasses.replace(parts, artifact=dataclasses.replace(parts.artifact, probe=probe))
+
+    return make
 
 
 async def score(parts, texts, out):
@@ -47,7 +56,7 @@ async def score(parts, texts, out):
 
 
 async def post(parts, text):
-    async with serve_in_process(parts) as client:
+    async with serving.serve_in_process(parts) as client:
         answer = await client.post("/score", json={"prompt": text.prompt, "response": text.response})
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -58,12 +67,11 @@ def pool(scored, text, kind):
     return list(score_units(text, row, kind, scored.probe.risk_model, scored.probe.domain))
 
 
-@pytest.mark.parametrize("position", ["own", "predicting"])
-async def test_a_sentence_has_the_risk_of_its_span_in_score(tiny_folder, position, tmp_path):
+async def test_a_sentence_has_the_risk_of_its_span_in_score(make_parts, position, tmp_path):
     texts = make_texts(3)
-    scored = await score(make_parts(tiny_folder, position, locator="lexical"), texts, tmp_path / "report.json")
+    scored = await score(make_parts(position, locator="lexical"), texts, tmp_path / "report.json")
     for text in texts:
-        spans = (await post(make_parts(tiny_folder, position, locator="lexical"), text))["guard"]["spans"]
+        spans = (await post(make_parts(position, locator="lexical"), text))["guard"]["spans"]
         claims = [unit for unit in pool(scored, text, "sentence") if unit.has_claim]
         assert len(spans) == len(claims) == 2  # the refusal claims nothing
         found = [unit.scores["risk of located tokens"] for unit in claims]
@@ -71,13 +79,12 @@ async def test_a_sentence_has_the_risk_of_its_span_in_score(tiny_folder, positio
         assert len({round(risk, 4) for risk in found}) == 2
 
 
-@pytest.mark.parametrize("position", ["own", "predicting"])
-async def test_a_whole_response_has_the_risk_and_signals_of_score(tiny_folder, position, tmp_path):
+async def test_a_whole_response_has_the_risk_and_signals_of_score(make_parts, position, tmp_path):
     (text,) = make_texts(1)
     text = dataclasses.replace(text, kind="response", units=(LabelledRange(0, len(text.response), 1),))
-    scored = await score(make_parts(tiny_folder, position, locator="response"), [text], tmp_path / "report.json")
+    scored = await score(make_parts(position, locator="response"), [text], tmp_path / "report.json")
     (unit,) = pool(scored, text, "response")
-    answer = await post(make_parts(tiny_folder, position, locator="response"), text)
+    answer = await post(make_parts(position, locator="response"), text)
     signals = answer["guard"]["signals"]
     assert unit.scores["risk"] == pytest.approx(answer["risk"], abs=1e-6)
     assert unit.scores["risk of located tokens"] == pytest.approx(answer["risk"], abs=1e-6)
@@ -90,11 +97,11 @@ async def test_a_whole_response_has_the_risk_and_signals_of_score(tiny_folder, p
     assert unit.is_outside == answer["guard"]["out_of_domain"]
 
 
-async def test_a_probe_with_a_residual_head_is_pooled_with_it(tiny_folder):
+async def test_a_probe_with_a_residual_head_is_pooled_with_it(make_parts):
     (text,) = make_texts(1)
-    parts = make_parts(tiny_folder, "own", locator="lexical")
+    parts = make_parts("own", locator="lexical")
     probe, engine = parts.artifact.probe, parts.engine
-    stream = np.random.default_rng(3).normal(size=engine.model.config.hidden_size).astype(np.float32)
+    stream = np.random.default_rng(3).normal(size=parts.artifact.model.hidden_size).astype(np.float32)
     probe = dataclasses.replace(
         probe,
         residual=ResidualHead(1, stream, intercept=0.3),
@@ -120,17 +127,18 @@ async def test_a_probe_with_a_residual_head_is_pooled_with_it(tiny_folder):
     )
 
 
-async def test_a_rerun_scores_only_what_is_missing(tiny_folder, tmp_path):
+async def test_a_rerun_scores_only_what_is_missing(make_parts, tmp_path):
     texts, out = make_texts(4), tmp_path / "report.json"
-    first = await score(make_parts(tiny_folder, "own", locator="lexical"), texts[:3], out)
+    first = await score(make_parts("own", locator="lexical"), texts[:3], out)
     rows = tmp_path / "report_texts.jsonl"
     rows.write_bytes(rows.read_bytes()[:-20])  # killed within the third row
     kept = rows.read_bytes().splitlines()[:2]
-    parts = make_parts(tiny_folder, "own", locator="lexical")
+    parts = make_parts("own", locator="lexical")
     passes, original = [], parts.engine.score
 
     async def count(prompt_ids, *args, **options):
-        passes.append(prompt_ids)
+        if prompt_ids not in parts.artifact.golden.prompt_ids:
+            passes.append(prompt_ids)
         return await original(prompt_ids, *args, **options)
 
     parts.engine.score = count
@@ -140,10 +148,10 @@ async def test_a_rerun_scores_only_what_is_missing(tiny_folder, tmp_path):
     assert {key: again.rows[key] for key in first.rows} == first.rows
 
 
-async def test_a_text_longer_than_the_window_is_left_out_and_counted(tiny_folder, tmp_path):
+async def test_a_text_longer_than_the_window_is_left_out_and_counted(make_parts, tmp_path):
     texts = make_texts(12)
     texts.append(dataclasses.replace(texts[0], text_id="long", response=texts[0].response * 10))
-    scored = await score(make_parts(tiny_folder, "own", locator="lexical"), texts, tmp_path / "report.json")
+    scored = await score(make_parts("own", locator="lexical"), texts, tmp_path / "report.json")
     found = report_sets(texts, scored.rows, scored.probe)["helm_sentences"]
     assert found["left_out"] == {"longer than the model's window": 1}
     assert (found["texts"], found["status"]) == (13, {"scored": 12})
@@ -151,9 +159,9 @@ async def test_a_text_longer_than_the_window_is_left_out_and_counted(tiny_folder
     assert found["units"]["sentence"]["without_located_tokens"] == 12
 
 
-async def test_the_table_says_that_other_models_wrote_the_text(tiny_folder, tmp_path, capsys):
+async def test_the_table_says_that_other_models_wrote_the_text(make_parts, tmp_path, capsys):
     texts = make_texts(12)
-    scored = await score(make_parts(tiny_folder, "own", locator="lexical"), texts, tmp_path / "report.json")
+    scored = await score(make_parts("own", locator="lexical"), texts, tmp_path / "report.json")
     sets = report_sets(texts, scored.rows, scored.probe)
     print_tables({"statement": STATEMENT, **scored.made_with, "sets": sets})
     printed = capsys.readouterr().out

@@ -64,6 +64,21 @@ async def test_hazard_chunks_of_a_prompt_lose_or_shift_rows(tight):
         check(tight, bank, one, steps)
 
 
+async def test_hazard_a_seed_and_a_prompt_in_chunks_end_the_engine(tight):
+    """On a CPU vLLM turns the random generator of a request that is still fed back by an offset that it has not."""
+    bank = tight._banks.current.bank
+    draws = {"sampling": SamplingParams(temperature=1.0, top_p=0.9, top_k=50)}
+    questions = long_prompts(tight, "Why then?", "Who is she?", "When is that?", "Where from?")
+    wanted = [request(prompt, 8, seed=at, **draws) for at, prompt in enumerate(questions)]
+    alone = [await collect(tight, one) for one in wanted]
+    async with watched(tight) as counts:
+        streams = await collect_all(tight, wanted)
+    assert counts["chunks"] >= 4
+    for one, steps, before in zip(wanted, streams, alone, strict=True):
+        check(tight, bank, one, steps)
+        assert tokens_of(steps) == tokens_of(before)
+
+
 async def test_hazard_chunks_of_a_teacher_forced_response_lose_or_shift_rows(tight):
     """The border between prompt and response lies in, before and after a chunk's first row."""
     bank = tight._banks.current.bank

@@ -44,6 +44,8 @@ def check_instance(runner: Any, version: str) -> None:
         "input_batch.sampling_metadata.all_greedy",
         "input_batch.req_ids",
         "input_batch.req_id_to_index",
+        "input_batch.generators",
+        "discard_request_mask.np",
         "requests",
         "num_prompt_logprobs",
         "query_start_loc.np",

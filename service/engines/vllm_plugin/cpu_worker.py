@@ -9,11 +9,33 @@ from vllm.v1.sample import rejection_sampler
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 from service.engines.vllm_plugin.compat import check_function
+from service.engines.vllm_plugin.runner import TapRunner
 from service.engines.vllm_plugin.worker import TapWorker
+
+
+class CPUTapRunner(TapRunner):
+    """The taps of vLLM's CPU model runner."""
+
+    def sample_tokens(self, *args: Any, **options: Any) -> Any:
+        """Draw nothing from the generators of requests whose prompt is still being fed.
+
+        VLLM draws for them too, and turns the generator back by its offset, which a CPU's has not: one such request
+        ended the engine (seen in 0.32.0).
+        """
+        runner: Any = self
+        generators = runner.input_batch.generators
+        is_fed = runner.discard_request_mask.np
+        held = {at: generators.pop(at) for at in list(generators) if is_fed[at]}
+        try:
+            return super().sample_tokens(*args, **options)  # type: ignore[misc]
+        finally:
+            generators.update(held)
 
 
 class CPUTapWorker(TapWorker, CPUWorker):  # type: ignore[misc] # vLLM is not there when types are checked
     """vLLM's CPU worker with taps."""
+
+    tap_runner = CPUTapRunner
 
     def load_model(self, **options: Any) -> None:
         """Load the model and tap it; see `TapWorker.load_model`."""

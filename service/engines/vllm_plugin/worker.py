@@ -24,6 +24,9 @@ from service.engines.vllm_plugin.wires import EagerSwitch, tap_module, tap_outpu
 class TapWorker:
     """Mixed into a worker class of vLLM: taps the model after its weights are loaded, before its first pass."""
 
+    tap_runner: type[TapRunner] = TapRunner
+    """Mixed into the class of the model runner."""
+
     def load_model(self, **options: Any) -> None:
         """Load the model and tap it.
 
@@ -40,7 +43,7 @@ class TapWorker:
         super().load_model(**options)  # type: ignore[misc]
         check_instance(runner, vllm.__version__)
         self.hguard_buffers = _tap_model(runner.model, config, worker.vllm_config, worker.device)
-        runner.__class__ = type(f"Tapped{type(runner).__name__}", (TapRunner, type(runner)), {})
+        runner.__class__ = type(f"Tapped{type(runner).__name__}", (self.tap_runner, type(runner)), {})
         tap = StepTap(self.hguard_buffers[0], self.hguard_buffers[1], tensor_model_parallel_all_reduce)
         model_config = worker.vllm_config.model_config
         signals = RowSignals(is_compiled=worker.device.type == "cuda" or not model_config.enforce_eager)

@@ -25,7 +25,8 @@ class Runner:
 
     def __init__(self) -> None:
         metadata = SimpleNamespace(all_greedy=True)
-        names = SimpleNamespace(req_ids=[], req_id_to_index={}, sampling_metadata=metadata)
+        names = SimpleNamespace(req_ids=[], req_id_to_index={}, generators={}, sampling_metadata=metadata)
+        self.discard_request_mask = SimpleNamespace(np=1)
         self.sampler = SimpleNamespace(compute_logprobs=1, gather_logprobs=1)
         self.model = SimpleNamespace(compute_logits=1)
         self.input_batch, self.query_start_loc = names, SimpleNamespace(np=1)
