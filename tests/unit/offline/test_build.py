@@ -7,7 +7,7 @@ import torch
 
 from offline import fitting
 from offline.choose import VARIANTS, raw_units, score
-from offline.evaluate import BOTH, FREE, HELD, PROBE, QUESTION, SERVED
+from offline.evaluate import BOTH, FREE, HELD, PROBE, QUESTION, RESIDUAL, SERVED
 from offline.fitting import fit_probe
 from offline.residuals import Residuals
 from offline.table import Table
@@ -76,7 +76,7 @@ def test_the_card_tells_what_was_done_and_reached(built):
     assert card["training"]["rows"]["train"]["faithful"] == (table.labels[table.in_split("train")] == 0).sum()
     for split in ("test", "unfiltered-test"):
         evidence = card["evidence"][split]
-        assert {SERVED, PROBE, FREE, HELD, BOTH, QUESTION, "dense L2 on all neurons", "mean entropy"} <= set(
+        assert {SERVED, PROBE, FREE, HELD, BOTH, QUESTION, RESIDUAL, "dense L2 on all neurons", "mean entropy"} <= set(
             evidence["methods"]
         )
         assert evidence["methods"][PROBE]["auroc"][0] > 0.8

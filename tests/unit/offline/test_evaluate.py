@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from offline import metrics
-from offline.evaluate import BOTH, FREE, HELD, PROBE, QUESTION, RANDOM, SERVED, Contest, answer_overlap, evaluate
+from offline.evaluate import BOTH, FREE, HELD, PROBE, QUESTION, RANDOM, RESIDUAL, SERVED, Contest, answer_overlap, evaluate
 from offline.fit_risk import ServedRisk
 from offline.metrics import auroc
 from offline.table import Table
@@ -56,6 +56,7 @@ def judged():
         HELD: 0.6 * table.labels + draw.normal(size=n),
         BOTH: 1.2 * table.labels + draw.normal(size=n),
         QUESTION: draw.normal(size=n),
+        RESIDUAL: 0.7 * table.labels + draw.normal(size=n),
     }
     contest = Contest(scores, [draw.normal(size=n) for _ in range(10)], make_risk(table, scores[SERVED], draw))
     return table, contest, evaluate(table, "test", contest)
@@ -119,7 +120,7 @@ def test_gains_are_differences_of_what_stands_in_the_same_table(judged):
     assert gains[f"{PROBE} over {FREE}"][0] == pytest.approx(value[PROBE] - value[FREE], abs=2e-4)
     assert gains[f"{BOTH} over {FREE}"][0] == pytest.approx(value[BOTH] - value[FREE], abs=2e-4)
     assert gains[f"{PROBE} over {QUESTION}"][0] == pytest.approx(value[PROBE] - value[QUESTION], abs=2e-4)
-    for other in (FREE, HELD, QUESTION, PROBE):
+    for other in (FREE, HELD, QUESTION, PROBE, RESIDUAL):
         assert gains[f"{SERVED} over {other}"][0] == pytest.approx(value[SERVED] - value[other], abs=2e-4)
     rows = table.in_split("test")
     drawn = [auroc(values[rows], table.labels[rows]) for values in contest.random]
