@@ -42,7 +42,8 @@ REFUSAL_PATTERNS = (
 
 DENIAL_PATTERNS = (
     r"\b(?:does not|doesnt|did not|didnt|do not|dont) (?:actually |seem to |appear to )?exist\b",
-    r"\b(?:is|are|to be) an? (?:purely |completely )?(?:fictional|fictitious|made up|non ?existent)\b",
+    # At the end only: "is a fictional character from the series ..." tells a story.
+    r"\b(?:is|are|to be) an? (?:purely |completely )?(?:fictional|fictitious|made up|non ?existent)(?: \w+){0,2}$",
     r"\bis not a (?:real|known|recogni[sz]ed)\b",
 )
 """What counts as a refusal too where the entity is made up; elsewhere "a fictional detective" is an answer."""

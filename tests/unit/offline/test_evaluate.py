@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 
 from offline import metrics
-from offline.evaluate import BOTH, FREE, HELD, PROBE, QUESTION, RANDOM, RESIDUAL, SERVED, Contest, answer_overlap, evaluate
+from offline.evaluate import (
+    BOTH,
+    FREE,
+    HELD,
+    PROBE,
+    QUESTION,
+    RANDOM,
+    RESIDUAL,
+    SERVED,
+    Contest,
+    answer_overlap,
+    evaluate,
+)
 from offline.fit_risk import ServedRisk
 from offline.metrics import auroc
 from offline.table import Table

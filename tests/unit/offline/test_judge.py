@@ -63,6 +63,8 @@ def test_made_up_entity_is_wrong_unless_the_model_declines():
     question = ask("Who founded Skuzaz?")
     assert judge_alias(question, "John Smith")[0] == "wrong"
     assert judge_alias(question, "Skuzaz does not exist.")[0] == "refusal"
+    assert judge_alias(question, "Skuzaz is a fictional company.")[0] == "refusal"
+    assert judge_alias(question, "Skuzaz is a fictional company from the film Brazil.")[0] == "wrong"
     assert judge_alias(ask("Which detective?", "Holmes"), "He is a fictional man.")[0] == "wrong"
 
 
