@@ -6,6 +6,7 @@ from typing import Any
 from offline.evaluate import PROBE, RANDOM, SERVED
 from offline.evaluate_domains import METHODS
 from offline.markdown import render_table, render_triple
+from offline.paper_table import PAPER
 
 PAPER_COLUMNS = {
     "TriviaQA": ("triviaqa", "triviaqa_validation"),
@@ -14,15 +15,6 @@ PAPER_COLUMNS = {
     "NonExist": ("unknownbench-madeup", "madeup"),
 }
 """Column of the paper -> our domains that stand for it; the first one that was judged is shown."""
-PAPER = {
-    "Mistral-7B-v0.3": ("78.4 (61.7)", "71.5 (56.1)", "75.5 (59.4)", "91.1 (80.9)"),
-    "Mistral-Small-3.1-24B": ("81.0 (61.1)", "71.3 (56.8)", "69.5 (52.8)", "86.6 (57.4)"),
-    "Gemma-3-4B": ("76.9 (62.0)", "70.7 (59.7)", "71.0 (56.0)", "71.9 (56.9)"),
-    "Gemma-3-27B": ("83.6 (65.2)", "68.6 (58.5)", "72.0 (61.8)", "95.9 (58.2)"),
-    "Llama-3.1-8B": ("70.1 (56.1)", "63.3 (53.0)", "66.0 (52.9)", "43.1 (50.6)"),
-    "Llama-3.3-70B": ("82.7 (68.4)", "67.2 (58.9)", "74.3 (66.9)", "96.7 (69.6)"),
-}
-"""Accuracy in % of H-neurons, of as many random neurons in brackets (arXiv 2512.01797, Table 1)."""
 
 
 def render_domains(domains: Sequence[dict[str, Any]]) -> str:
@@ -84,7 +76,7 @@ def _paper_rows(domains: Sequence[dict[str, Any]]) -> list[list[str]]:
     by_name = {found["domain"]: found for found in domains}
     columns = [next((by_name[n] for n in names if n in by_name), None) for names in PAPER_COLUMNS.values()]
     ours = [[f"this {name}", *(_accuracy(found, name) for found in columns)] for name in (SERVED, PROBE)]
-    return [*ours, *([model, *cells] for model, cells in PAPER.items())]
+    return [*ours, *([model, *cells] for model, _, *cells in PAPER)]
 
 
 def _accuracy(found: dict[str, Any] | None, method: str) -> str:

@@ -8,13 +8,14 @@ import jinja2
 
 from offline.evaluate import SERVED
 from offline.metrics import Interval
+from offline.paper_table import COLUMNS, PAPER
 from offline.records import DOMAIN
 from offline.report_parts import words
 from offline.report_parts.contexts import NeuronContexts
 from offline.report_parts.noise import VERDICTS, Agreement, Disagreement, NearMatches
 from offline.report_parts.plots import Picture
 from offline.report_parts.sections import Section
-from offline.report_parts.slices import PAPER, PAPER_SETS, Accuracy, Slice
+from offline.report_parts.slices import Accuracy, Slice
 from probes.artifact import ProbeArtifact
 
 
@@ -67,7 +68,7 @@ def render(report: Report) -> str:
         | {words.name_split(DOMAIN): list(words.missed_domains(report.domains))},
         left_out=words.left_out(report.artifact),
         paper=PAPER,
-        columns=list(PAPER_SETS),
+        columns=list(COLUMNS),
         verdicts=VERDICTS,
         metrics={"auroc": "AUROC", "recall_at_10_fpr": "recall at 10% false positives", "aurc": "AURC"},
     )
