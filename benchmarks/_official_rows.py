@@ -6,8 +6,9 @@
     FOLDER/fits/NAME.joblib and .txt               what the classifier saves, and what it prints
 
 Nothing of their logic is replaced. Around it: the tokenizer's template call returns a tensor, as it did when the
-scripts were written, and the model is loaded in float32, as our features are, where the script loads bfloat16. A row
-file that is there and whole is not made again, nor is a fit.
+scripts were written, and the model is loaded in float32, as our features are, where the script loads bfloat16. The
+classifier needs scikit-learn below 1.10, which drops its option `penalty`. A row file that is there and whole is not
+made again, nor is a fit.
 """
 
 import json

@@ -55,7 +55,7 @@ class Reading:
 def main() -> None:
     args = vars(parse_arguments(sys.argv[1:]))
     _ = args.pop("name"), args.pop("version")
-    run = Run(RunConfig(**{**args, "questions": tuple(args["questions"])}))
+    run = Run(RunConfig(**{**args, "questions": tuple(args["questions"]), "domains": ()}))
     table = extract_features(run, *ask_and_label(run))
     train = np.flatnonzero(table.in_split("train"))
     labels = table.labels[train]

@@ -21,6 +21,7 @@ rows. Files, resumable and reused, are kept in --work (official-classifier in hg
 
 import argparse
 import hashlib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,15 +33,16 @@ from _official_table import Judged, print_tables, to_json
 from tqdm import tqdm
 
 from offline.build import MANIFEST
-from offline.choose import FOLDS, fold_of, score
+from offline.choose import FOLDS, fold_of
 from offline.evaluate import PROBE, SERVED
-from offline.fit_risk import fit_risk
-from offline.fitting import fit_probe, locator_of
 from offline.run import Run, RunConfig
+from offline.scores import EvaluatedRows, load_scores
 from offline.stages import fingerprint, write_json
 from offline.table import Table, extract_features
 from offline.train_probe import ask_and_label, parse_arguments
+from probes.artifact import load_artifact
 from probes.models import cache_folder
+from probes.probe import Probe
 
 MODES = ("1-vs-1", "3-vs-1")
 C_GRID = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -63,8 +65,11 @@ class Rows:
 
 def main() -> None:
     args, config = parse()
-    if not (config.out / MANIFEST).exists():
+    manifest = config.out / MANIFEST
+    if not manifest.exists():
         raise SystemExit(f"{config.out} holds no finished run: run train_probe.py with these options first")
+    artifact = load_artifact(config.out / json.loads(manifest.read_text())["folder"])
+    evaluated = load_scores(config.out, artifact.sha256)
     run = Run(config)
     labels, spans, questions, greedy, made = ask_and_label(run)
     table = extract_features(run, labels, spans, questions, greedy, made)
@@ -77,19 +82,18 @@ def main() -> None:
         passage.key: official.lay_out(passage, asked[passage.key], texts[passage.key]) for passage in table.passages
     }
     train, *tests = (gather(table, split, rows) for split in ("train", *TESTS))
+    ours = judge_ours(table, tests, artifact.probe, evaluated)
     official.extract(list_rows(table, train, rows), [ANSWER, OTHER])
     official.extract([row for test in tests for row in list_rows(table, test, rows)], [ANSWER])
     held_out, fits = fit_official(official, table, train, tests)
-    judged = [
-        *judge_ours(run, table, tests, made),
-        *(judge_official(official, fit, tests, held_out.get(fit.settings)) for fit in fits),
-    ]
+    judged = [*ours, *(judge_official(official, fit, tests, held_out.get(fit.settings)) for fit in fits)]
     shown = {None, DETECTOR, *(choose_c(held_out, mode) for mode in MODES)}
     names = [each.name for each in judged if each.settings in shown]
     report = to_json(judged, names, [train, *tests])
     print_tables(report)
     if args.json:
-        write_json(args.json, {"model": config.model, "C_grid": C_GRID, **report})
+        named = {"model": config.model, "probe": artifact.probe.version, "probe_sha256": artifact.sha256}
+        write_json(args.json, {**named, "C_grid": C_GRID, **report})
 
 
 def gather(table: Table, split: str, rows: Mapping[str, OfficialRow]) -> Rows:
@@ -167,26 +171,39 @@ def judge_official(official: OfficialRows, fit: Fit, tests: Sequence[Rows], held
     )
 
 
-def judge_ours(run: Run, table: Table, tests: Sequence[Rows], made: str) -> list[Judged]:
-    """The probe alone and the served risk, as the run's last stages make them."""
-    fitted, locator = fit_probe(run, table, made), locator_of(run.config)
-    everything = np.ones(len(table.rows), dtype=bool)
-    logits = score(table, fitted.served_group(locator), everything, fitted.fit, fitted.view)
-    unseen = logits.copy()
-    unseen[table.in_split("train")] = fitted.candidate.out_of_fold
-    risk = fit_risk(table, unseen, locator, seed=run.config.seed)
-    risks = risk.model.calibration.risks(risk.logits)
+def judge_ours(table: Table, tests: Sequence[Rows], probe: Probe, evaluated: EvaluatedRows) -> list[Judged]:
+    """The probe alone and the served risk, as the run's evaluation kept their scores."""
+    labels = {test.split: test.labels for test in tests}
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for test in tests:
+        here = evaluated.take(evaluated.splits == test.split)
+        at = {key: row for row, key in enumerate(here.question_ids.tolist())}
+        rows = [at[table.rows[i].question_id] for i in test.at]
+        if here.labels[rows].tolist() != test.labels.tolist():
+            raise SystemExit(
+                f"{test.split}: the run's labels are not those of its evaluation: run train_probe.py again"
+            )
+        found[test.split] = {name: here.of(name)[rows] for name in (PROBE, SERVED)} | {"risk": here.risks[rows]}
+    common = {"labels": labels, "n_neurons": probe.neurons.total}
+    parts = ", ".join(probe.risk_model.weights)
+    reads_neurons = "cett" in probe.risk_model.weights
     return [
         Judged(
-            name=f"ours: {name}",
-            scores={test.split: values[test.at] for test in tests},
-            flags={test.split: flags[test.at] for test in tests},
-            labels={test.split: test.labels for test in tests},
-            n_selected=len(fitted.fit.columns),
-            n_h_neurons=int((fitted.fit.weights > 0).sum()),
-            n_neurons=table.groups["answer"].shape[1],
-        )
-        for name, values, flags in ((PROBE, logits, logits > 0), (SERVED, risk.logits, risks >= risk.threshold))
+            name=f"ours: {PROBE}",
+            scores={split: values[PROBE] for split, values in found.items()},
+            flags={split: values[PROBE] > 0 for split, values in found.items()},
+            n_selected=len(probe.neurons),
+            n_h_neurons=len(probe.h_neurons),
+            **common,
+        ),
+        Judged(
+            name=f"ours: {SERVED} ({parts})",
+            scores={split: values[SERVED] for split, values in found.items()},
+            flags={split: values["risk"] >= probe.threshold for split, values in found.items()},
+            n_selected=len(probe.neurons) if reads_neurons else 0,
+            n_h_neurons=len(probe.h_neurons) if reads_neurons else 0,
+            **common,
+        ),
     ]
 
 
@@ -209,7 +226,7 @@ def parse() -> tuple[argparse.Namespace, RunConfig]:
     own, rest = parser.parse_known_args(sys.argv[1:])
     theirs = vars(parse_arguments(rest))
     _ = theirs.pop("name"), theirs.pop("version")
-    return own, RunConfig(**{**theirs, "questions": tuple(theirs["questions"])})
+    return own, RunConfig(**{**theirs, "questions": tuple(theirs["questions"]), "domains": ()})
 
 
 if __name__ == "__main__":

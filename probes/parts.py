@@ -46,7 +46,7 @@ def measure_parts(
         ValueError: No token, or not as many numbers of each kind.
     """
     lengths = {len(logits), len(logprobs), len(entropies), len(logits if residuals is None else residuals)}
-    if len(lengths) > 1 or not logits:
+    if len(lengths) > 1 or not len(logits):
         raise ValueError(
             f"parts of {len(logits)} logits, {len(logprobs)} log-probabilities, {len(entropies)} entropies"
             + ("" if residuals is None else f", {len(residuals)} logits of the residual head")

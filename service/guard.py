@@ -41,8 +41,10 @@ _FOLLOWED = re.compile(r"[.,;:!?)\n]|\s\w")
 class TokenScore(NamedTuple):
     """What the probe says of one token alone."""
 
-    logit: float | None
-    risk: float | None
+    logit: float | None = None
+    residual: float | None = None
+    """Logit of the residual head; None where the probe has none."""
+    risk: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Judgement:
 
 def unscored(response: ModelResponse) -> Judgement:
     """The judgement under policy `off`."""
-    return Judgement("disabled", token_scores=(TokenScore(None, None),) * len(response.tokens))
+    return Judgement("disabled", token_scores=(TokenScore(),) * len(response.tokens))
 
 
 def score_token(probe: Probe, token: ResponseToken, row: RowEvidence | None) -> TokenScore:
@@ -116,7 +118,7 @@ def score_token(probe: Probe, token: ResponseToken, row: RowEvidence | None) -> 
         row: The row that scores it by the probe's position rule.
     """
     parts = _measure(probe, (token,), (row,), (AnswerSpan(0, 1),))
-    return TokenScore(finite(parts["cett"]), _risk(probe, parts))
+    return TokenScore(finite(parts["cett"]), finite(parts["residual"]), _risk(probe, parts))
 
 
 def running_risk(response: ModelResponse, probe: Probe, *, question: str, locator: Locator) -> float | None:

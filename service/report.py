@@ -101,6 +101,7 @@ def report_token(at: int, token: ResponseToken, score: TokenScore, *, is_answer:
         logprob=finite(token.logprob),
         entropy=finite(token.entropy),
         logit=score.logit,
+        residual=score.residual,
         risk=score.risk,
         is_answer=is_answer,
     )

@@ -52,6 +52,7 @@ class TokenReport(Sent):
     logprob: float | None
     entropy: float | None
     logit: float | None
+    residual: float | None
     risk: float | None
     is_answer: bool | None
     """Null in a stream: the answer is located once the response is whole."""

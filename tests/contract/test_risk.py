@@ -46,6 +46,7 @@ async def test_risks_are_the_combination_of_the_numbers_that_are_shown(serve, pa
         logprobs, entropies = [token["logprob"] for token in some], [token["entropy"] for token in some]
         values = {
             "cett": sum(token["logit"] for token in some) / len(some),
+            "residual": sum(token["residual"] for token in some) / len(some) if probe.residual else None,
             "mean_logprob": sum(logprobs) / len(some),
             "min_logprob": min(logprobs),
             "mean_entropy": sum(entropies) / len(some),
@@ -62,6 +63,7 @@ async def test_risks_are_the_combination_of_the_numbers_that_are_shown(serve, pa
     expected, values = risk_of(tokens[span["token_start"] : span["token_end"]])
     assert guard["risk"] == span["risk"] == pytest.approx(expected)
     assert {name: guard["signals"][name] for name in values} == pytest.approx(values)
+    assert (guard["signals"]["residual"] is None) == (probe.residual is None)
     assert guard["out_of_domain"] is probe.domain.is_outside(values)
 
 

@@ -43,11 +43,20 @@ def test_the_golden_trace_is_what_plain_passes_of_the_model_give(trained, model)
     artifact = load_artifact(trained.artifact)
     golden = artifact.golden
     scores = score_golden(model, artifact.probe, (golden.prompt_ids, golden.response_ids))
-    assert len({tuple(row.tolist()) for row in scores}) > 1
+    assert len({tuple(row[:, 0].tolist()) for row in scores}) > 1
     assert golden_error(artifact, scores) < 2e-3
     other = "predicting" if artifact.probe.position == "own" else "own"
     shifted = score_golden(model, artifact.probe, (golden.prompt_ids, golden.response_ids), rule=other)
     assert golden_error(artifact, shifted) > 0.5
+
+
+def read_residual_logits(out, probe):
+    """Of every response, from the streams that were kept; zeros where the probe has no residual head."""
+    streams = np.load(out / "residuals" / ("answer.npy" if probe.position == "own" else "answer_ahead.npy"))
+    if probe.residual is None:
+        return np.zeros(len(streams))
+    layers = json.loads((out / "residuals" / "settings.json").read_text())["layers"]
+    return streams[:, layers.index(probe.residual.layer)] @ probe.residual.weights + probe.residual.intercept
 
 
 async def test_a_service_on_the_artifact_scores_the_answers_as_they_were_fitted(trained):
@@ -82,5 +91,8 @@ async def test_a_service_on_the_artifact_scores_the_answers_as_they_were_fitted(
     assert logits == pytest.approx(fitted[:20], abs=0.02 * np.std(fitted))  # features are kept in half precision
     signals = np.load(trained.out / "features" / "signals.npy")[:20, : len(SIGNALS)]  # of the answer tokens
     free = [dict(zip(SIGNALS, row, strict=True)) for row in signals]
-    parts = [{**row, "cett": cett, "length": row["n_tokens"]} for row, cett in zip(free, fitted, strict=False)]
+    parts = [
+        {**row, "cett": cett, "residual": stream, "length": row["n_tokens"]}
+        for row, cett, stream in zip(free, fitted, read_residual_logits(trained.out, probe), strict=False)
+    ]
     assert risks == pytest.approx([probe.risk_model.risk(row) for row in parts], abs=0.02)

@@ -200,30 +200,3 @@ def test_a_classifier_that_fails_is_told_and_leaves_no_result(official, scripts)
     with pytest.raises(SystemExit, match="the official classifier failed"):
         official.classify(scripts.Settings("1-vs-1", 0.5), ids, ids)
     assert not list((official.folder / "fits").iterdir())
-
-
-def test_the_smallest_of_equally_good_c_is_chosen_within_the_mode(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    script = import_module("official_classifier")
-    held_out = {script.Settings("1-vs-1", c): accuracy for c, accuracy in ((10.0, 0.7), (1.0, 0.7), (0.1, 0.6))}
-    held_out[script.Settings("3-vs-1", 3.0)] = 0.9
-    assert script.choose_c(held_out, "1-vs-1") == script.Settings("1-vs-1", 1.0)
-
-
-def test_a_difference_is_ours_minus_theirs(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    table = import_module("_official_table")
-    labels = np.repeat([0, 1], 50)
-    good, bad = labels + np.random.default_rng(0).normal(0, 0.2, 100), np.random.default_rng(1).normal(size=100)
-    common = {"labels": {"test": labels}, "n_selected": 4, "n_neurons": 4000}
-    ours = table.Judged("ours: p", {"test": good}, {"test": good > 0.5}, n_h_neurons=2, **common)
-    theirs = table.Judged("official", {"test": bad}, {"test": bad > 9}, n_h_neurons=3, settings="s", **common)
-    rows = type("Rows", (), {"split": "test", "counts": {"rows": 100}})
-    report = table.to_json([ours, theirs], ["ours: p", "official"], [rows])
-    value, low, high = report["differences"]["ours: p - official"]["test"]
-    assert value == pytest.approx(roc_auc_score(labels, good) - roc_auc_score(labels, bad), abs=1e-4)
-    assert 0 < low < value < high
-    assert report["methods"]["official"]["test"]["accuracy"][0] == 0.5  # flags nobody
-    assert report["methods"]["official"]["per_mille"] == 0.75
-    table.print_tables(report)
-    assert f"| official | +{value:.3f} [+{low:.3f}, +{high:.3f}] |" in capsys.readouterr().out

@@ -40,7 +40,7 @@ def train(tmp_path, monkeypatch):
     monkeypatch.setattr("offline.train_locator.Run", lambda config: Configured(make_config(config.out)))
     monkeypatch.setattr("offline.train_locator.ask_and_label", lambda _run: ([], [], [], [], ""))
     monkeypatch.setattr("offline.train_locator.load_artifact", lambda _: SimpleNamespace(probe=make_probe("own")))
-    monkeypatch.setattr("offline.train_locator.candidate_layers", lambda _n: (0, 1, 2))
+    monkeypatch.setattr("offline.train_locator.candidate_layers", lambda n: tuple(range(n)))
     marked = [Passage("e/0", (5, 6), (40, 41, 42), (AnswerSpan(0, 2),))]
     monkeypatch.setattr("offline.train_locator.read_examples", lambda *_, **__: marked)
 

@@ -26,15 +26,18 @@ def build_model(**changes):
 
 @torch.inference_mode()
 def score_golden(model, probe, golden_ids=(PROMPTS, RESPONSES), *, rule=None):
-    """Head scores of the golden sequences, each alone."""
+    """Scores of the heads [T, N] for the golden sequences, each alone."""
     tap = HeadTap(model, probe.neurons)
     scores = []
-    with tap.attached():
-        for prompt, response in zip(*golden_ids, strict=True):
+    for prompt, response in zip(*golden_ids, strict=True):
+        with tap.attached():
             tap.begin(1, last=None)
-            model(input_ids=torch.tensor([prompt + response]), use_cache=False)
-            rows = tap.read().scores(torch.from_numpy(probe.weights)[None])[0, :, 0].numpy()
-            scores.append(rows[sequence_slice(len(prompt), len(response), rule or probe.position)].astype(np.float32))
+            output = model(input_ids=torch.tensor([prompt + response]), use_cache=False, output_hidden_states=True)
+            heads = [tap.read().scores(torch.from_numpy(probe.weights)[None])[0, :, 0].numpy()]
+        if probe.residual is not None:
+            heads.append(output.hidden_states[probe.residual.layer + 1][0].numpy() @ probe.residual.weights)
+        at = sequence_slice(len(prompt), len(response), rule or probe.position)
+        scores.append(np.stack(heads, axis=1)[at].astype(np.float32))
     return scores
 
 

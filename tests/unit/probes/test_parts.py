@@ -11,9 +11,11 @@ from probes.parts import SIGNS, measure_parts
 def test_parts_are_the_statistics_of_the_tokens():
     draw = np.random.default_rng(0)
     logits, logprobs, entropies = draw.normal(size=7), -draw.random(7), draw.random(7)
-    assert measure_parts(logits, logprobs, entropies) == pytest.approx(
+    residuals = draw.normal(size=7)
+    assert measure_parts(logits, logprobs, entropies, residuals) == pytest.approx(
         {
             "cett": np.mean(logits),
+            "residual": np.mean(residuals),
             "mean_logprob": np.mean(logprobs),
             "min_logprob": np.min(logprobs),
             "mean_entropy": np.mean(entropies),

@@ -10,7 +10,15 @@ from probes.parts import SIGNS
 from probes.risk import Budget, RiskModel
 
 WEIGHTS = {"cett": 1.25, "min_logprob": -0.75, "max_entropy": 0.5, "length": -0.03}
-PARTS = {"cett": 0.4, "mean_logprob": -1.0, "min_logprob": -2.5, "mean_entropy": 1.5, "max_entropy": 3.0, "length": 4.0}
+PARTS = {
+    "cett": 0.4,
+    "residual": -0.8,
+    "mean_logprob": -1.0,
+    "min_logprob": -2.5,
+    "mean_entropy": 1.5,
+    "max_entropy": 3.0,
+    "length": 4.0,
+}
 MAPS = [
     Calibration("platt", slope=0.8, offset=1.5),
     Calibration("isotonic", points=((-2.0, 0.1), (0.0, 0.4), (4.0, 0.9))),

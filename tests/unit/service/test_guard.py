@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.guard import judge, running_risk, score_token, unscored
+from service.guard import TokenScore, judge, running_risk, score_token, unscored
 from tests.unit.service.responses import make_probe, make_response, sigmoid
 
 
@@ -87,7 +87,7 @@ def test_token_scores_do_not_depend_on_the_rest_of_the_response():
 def test_policy_off_is_disabled_and_not_zero():
     judgement = unscored(make_response("abc", []))
     assert (judgement.status, judgement.risk) == ("disabled", None)
-    assert judgement.token_scores == ((None, None),) * 3
+    assert judgement.token_scores == (TokenScore(),) * 3
 
 
 @pytest.mark.parametrize(("score", "is_outside"), [(0.5, False), (2.4, False), (2.6, True), (-3.6, True)])

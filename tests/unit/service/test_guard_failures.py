@@ -5,7 +5,7 @@ import math
 import pytest
 
 from service.engines.base import RowEvidence
-from service.guard import judge, running_risk
+from service.guard import TokenScore, judge, running_risk
 from service.response import ModelResponse, ResponseToken
 from tests.unit.service.responses import COMBINED, make_probe, make_response, sigmoid, spoil
 
@@ -15,7 +15,7 @@ def test_a_score_that_is_not_finite_never_looks_like_a_risk(bad):
     judgement = judge(make_response("abc", [0.0, 1.0, bad, 1.0]), make_probe(), question="q", locator="default")
     assert (judgement.status, judgement.risk, judgement.logit) == ("failed", None, None)
     assert judgement.failure == "not_finite"
-    assert judgement.token_scores[1] == (None, None)
+    assert judgement.token_scores[1] == TokenScore()
     assert judgement.spans[0].risk is None
 
 
