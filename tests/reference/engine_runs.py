@@ -30,7 +30,7 @@ def random_bank(model: nn.Module, *, n: int = 30, n_heads: int = 2, position: An
     config: Any = model.config
     stream = np.zeros((n_heads, config.get_text_config().hidden_size), dtype=np.float32)
     stream[-1] = 0.01 * random.normal(size=stream.shape[1])  # single numbers of the stream are in the hundreds
-    residual = ResidualHeads(len(widths) * 3 // 5, stream)  # in the default model the layer that its shipped probe reads
+    residual = ResidualHeads(len(widths) * 3 // 5, stream)  # the shipped probe reads the same
     return HeadBank(names, neurons, weights, np.flatnonzero(weights[0] > 0), position, residual)
 
 
