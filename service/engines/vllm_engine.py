@@ -125,14 +125,14 @@ class VllmEngine:
             EngineError: The workers are not tapped.
         """
         self._core.check_started()
+        norms = await asyncio.to_thread(self.checkpoint.column_norms, bank.neurons)
+        routed = await asyncio.to_thread(self.checkpoint.routed_rows, bank.neurons)
         if bank.residual is not None and self._tap.residual != (at := self.checkpoint.layer_name(bank.residual.layer)):
             tapped = f"after {self._tap.residual}" if self._tap.residual else "nowhere"
             raise ValueError(
                 f"the probe reads the residual stream after {at}, vLLM was started to read it {tapped}: restart with "
                 "this probe in HGUARD_PROBE"
             )
-        norms = await asyncio.to_thread(self.checkpoint.column_norms, bank.neurons)
-        routed = await asyncio.to_thread(self.checkpoint.routed_rows, bank.neurons)
         async with self._loading:  # two that load at once would find the same number free
             number = await self._banks.free_number()
             loaded, write = self._banks.plan(number, bank, norms, routed)

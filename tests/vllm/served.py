@@ -25,7 +25,7 @@ class Started:
     def __getattr__(self, name):
         return getattr(self._engine, name)
 
-    async def start(self):
+    async def start(self, expected):
         pass
 
     async def close(self):
