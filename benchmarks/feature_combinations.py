@@ -10,27 +10,18 @@ import sys
 from itertools import chain, combinations
 
 import numpy as np
-from feature_variants import interval, l1_out_of_fold, l2, out_of_fold_l2, read_features
+from feature_variants import interval, l1_out_of_fold, l2, out_of_fold_l2, read_training
 
-from offline.choose import C_STANDARDISED, FOLDS, fold_of
+from offline.choose import C_STANDARDISED, FOLDS
 from offline.metrics import auroc
-from offline.run import Run, RunConfig
-from offline.table import extract_features
-from offline.train_probe import ask_and_label, parse_arguments
 
 L1_C, L2_C = 0.04, 0.01
 NEURON = ("mean", "max", "along h")
 
 
 def main() -> None:
-    args = vars(parse_arguments(sys.argv[1:]))
-    _ = args.pop("name"), args.pop("version")
-    run = Run(RunConfig(**{**args, "questions": tuple(args["questions"]), "domains": ()}))
-    table = extract_features(run, *ask_and_label(run))
-    train = np.flatnonzero(table.in_split("train"))
-    labels = table.labels[train]
-    folds = np.array([fold_of(table.rows[row].answers_key) for row in train])
-    features = read_features(run, table, train)
+    found = read_training(sys.argv[1:])
+    features, labels, folds = found.features, found.labels, found.folds
     at = C_STANDARDISED.index(L1_C)
     scores = {name: l1_out_of_fold(features[f"{name} own"], labels, folds)[0][at] for name in NEURON}
     streams = {
@@ -42,9 +33,8 @@ def main() -> None:
     scores[best] = streams[best]
     for name, logits in {**scores, **streams}.items():
         print(f"{name}: {interval(logits, labels)}", flush=True)
-    lowest = table.signals["min_logprob"][train]
     for names in chain.from_iterable(combinations(scores, size) for size in range(len(scores) + 1)):
-        columns = np.stack([lowest, *(scores[name] for name in names)], axis=1)
+        columns = np.stack([found.lowest, *(scores[name] for name in names)], axis=1)
         print(f"{' + '.join(['lowest log-probability', *names])}: {combined(columns, labels, folds)}", flush=True)
 
 

@@ -52,15 +52,19 @@ class Reading:
     hidden: list[Tensor]
 
 
+@dataclass
+class TrainingRows:
+    """Of a finished run, read once more."""
+
+    features: dict[str, np.ndarray]
+    labels: np.ndarray
+    folds: np.ndarray
+    lowest: np.ndarray  # log-probability of the answer tokens
+
+
 def main() -> None:
-    args = vars(parse_arguments(sys.argv[1:]))
-    _ = args.pop("name"), args.pop("version")
-    run = Run(RunConfig(**{**args, "questions": tuple(args["questions"]), "domains": ()}))
-    table = extract_features(run, *ask_and_label(run))
-    train = np.flatnonzero(table.in_split("train"))
-    labels = table.labels[train]
-    folds = np.array([fold_of(table.rows[row].answers_key) for row in train])
-    features = read_features(run, table, train)
+    found = read_training(sys.argv[1:])
+    features, labels, folds = found.features, found.labels, found.folds
     print(f"{(labels == 0).sum()} faithful, {(labels == 1).sum()} hallucinated training rows, {FOLDS} folds")
     for rule in RULES:
         for name in NEURON:
@@ -68,6 +72,17 @@ def main() -> None:
         compare_choices(rule, features[f"mean {rule}"], labels, folds)
         for name in sorted(key for key in features if key.startswith("hidden") and key.endswith(rule)):
             print(f"{name}: L2 {interval(out_of_fold_l2(features[name], labels, folds, 1e-3), labels)}", flush=True)
+
+
+def read_training(argv: list[str]) -> TrainingRows:  # by the options of the finished run
+    args = vars(parse_arguments(argv))
+    _ = args.pop("name"), args.pop("version")
+    run = Run(RunConfig(**{**args, "questions": tuple(args["questions"]), "domains": ()}))
+    table = extract_features(run, *ask_and_label(run))
+    train = np.flatnonzero(table.in_split("train"))
+    folds = np.array([fold_of(table.rows[row].answers_key) for row in train])
+    features = read_features(run, table, train)
+    return TrainingRows(features, table.labels[train], folds, table.signals["min_logprob"][train])
 
 
 def read_features(run: Run, table: Table, rows: np.ndarray) -> dict[str, np.ndarray]:

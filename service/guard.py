@@ -1,6 +1,6 @@
 """The guard: evidence -> token scores -> answer spans -> parts over the answer tokens -> calibrated risk.
 
-    logit = mean of the answer tokens' head scores + intercept;  risk = the probe's risk model of logit and free signals
+    logit = mean of the answer tokens' scores of a head + its intercept;  risk = risk model of logits and free signals
 
 A response, a span, a response that goes on and a token alone are all judged as a set of tokens, by the same sums. Pure,
 and the same for a generated and a teacher-forced response. Decides nothing (see `service.policy`) and does not know
