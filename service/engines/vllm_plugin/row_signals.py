@@ -35,7 +35,8 @@ class RowSignals:
         """
         with torch.inference_mode():
             for rows in (1, 2):  # torch compiles one row apart from several
-                self._measure(torch.zeros(rows, vocabulary, device=device, dtype=dtype))
+                for padding in (0, 1):  # and rows of a padded vocabulary, which lie apart, from rows that meet
+                    self._measure(torch.zeros(rows, vocabulary + padding, device=device, dtype=dtype)[:, :vocabulary])
 
     def measure(self, logits: Tensor) -> Tensor:
         """What the logits of a row say before a token is chosen.

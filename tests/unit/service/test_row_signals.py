@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.utils import get_compilation_metrics
 
 from probes.signals import free_signals
 from service.engines.vllm_plugin.row_signals import RowSignals
@@ -40,3 +41,14 @@ def test_a_row_without_a_number_says_so(signals):
     logits = torch.zeros(2, 10)
     logits[1, 4] = torch.nan
     assert signals.measure(logits).isnan().any(dim=1).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_hazard_a_step_waits_for_a_compiler(padding):
+    signals = RowSignals(is_compiled=True)
+    signals.compile(500, torch.device("cpu"), torch.float32)
+    compiled = len(get_compilation_metrics())
+    with torch.inference_mode():
+        for rows in (1, 2, 7):
+            signals.measure(torch.zeros(rows, 500 + padding)[:, :500])  # vLLM cuts a padded vocabulary off
+    assert len(get_compilation_metrics()) == compiled
