@@ -87,7 +87,7 @@ async def run_choice(
         )
         action: Action = "suppressed" if kept is second else decide("suppress", kept.judgement.risk, guard.threshold)
     else:
-        action = decide(guard.policy, kept.judgement.risk, guard.threshold)
+        action = "blocked" if kept.is_blocked else decide(guard.policy, kept.judgement.risk, guard.threshold)
     metrics.record_judgement(kept.judgement, probe_label(served.probe))
     require_score(kept.judgement, guard.on_error, metrics)
     metrics.record_action(action, guard.policy)

@@ -188,6 +188,7 @@ class Lifecycle:
             suppress_alpha=self.settings.suppress_alpha,
             on_error=self.settings.on_error,
             abstention=self.settings.abstention,
+            hold_tokens=self.settings.hold_tokens,
         )
         before.close()
         self.reasons.pop("probe", None)

@@ -39,6 +39,7 @@ class Metrics:
         self.response_risk = histogram("response_risk", "Risk of scored responses.", _RISKS, "probe", "role")
         self.token_risk = histogram("token_risk", "Risk of answer tokens.", _RISKS, "probe", "role")
         self.scoring = histogram("scoring_duration_seconds", "Scoring one response.", _STEP_SECONDS, "stage")
+        self.hold_delay = histogram("hold_delay_seconds", "From a held token to its release.", _SECONDS)
         self.scored = counter("scored_responses_total", "Responses that got a risk.")
         self.scoring_failures = counter("scoring_failures_total", "Responses that could not be scored.", "reason")
         self.fail_open = counter("fail_open_total", "Responses served although they could not be scored.", "reason")

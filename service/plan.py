@@ -11,7 +11,7 @@ from probes.prompts import NoChatTemplateError, encode_messages, encode_prompt
 from probes.sampling import SamplingParams
 from service.errors import ApiError
 from service.guard import Locator
-from service.policy import OnError, Policy
+from service.policy import WHOLE, OnError, Policy
 from service.schemas.generate import GenerateRequest
 from service.schemas.options import GuardOptions
 from service.schemas.prompt import Prompted
@@ -53,6 +53,8 @@ class GenerationPlan:
     seed: int | None
     stop: tuple[str, ...]
     guard: GuardPlan
+    hold_tokens: int = 0
+    """Tokens that a held stream keeps back at most; 0: it is not held, or until the whole response was judged."""
 
 
 def plan_choices(served: ServedModel, body: GenerateRequest, request_id: str) -> list[GenerationPlan]:
@@ -75,6 +77,7 @@ def plan_choices(served: ServedModel, body: GenerateRequest, request_id: str) ->
             seed=None if options.seed is None else (options.seed + index) % 2**63,
             stop=tuple(options.stop),
             guard=guard,
+            hold_tokens=served.hold_tokens if body.holds and guard.policy not in WHOLE else 0,
         )
         for index in range(options.n)
     ]

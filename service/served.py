@@ -21,6 +21,7 @@ class ServedModel:
     suppress_alpha: float = 0.0
     on_error: OnError = "fail_closed"
     abstention: str = "I am not sure enough to answer that."
+    hold_tokens: int = 0
 
     @property
     def probe(self) -> Probe:

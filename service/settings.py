@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     abstention: str = Field(
         "I am not sure enough to answer that.", min_length=1, description="text that replaces an answer under abstain"
     )
+    hold_tokens: int = Field(
+        32, ge=0, description="tokens that a held stream keeps back at most; 0: until the whole response was judged"
+    )
     admin_key_sha256: str | None = Field(
         None,
         pattern="^[0-9a-fA-F]{64}$",

@@ -18,7 +18,6 @@ from service.guard import TokenScore
 from service.metrics import Metrics
 from service.middleware import note_action
 from service.plan import GenerationPlan
-from service.policy import HELD
 from service.report import report_spans, report_token, report_tokens
 from service.response import ResponseToken
 from service.schemas.generate import GenerateRequest
@@ -67,7 +66,6 @@ async def _events(
     request_id: str,
     ended: asyncio.Event,
 ) -> AsyncIterator[ServerSentEvent]:
-    holds = body.stream_mode == "hold" or body.guard.policy in HELD
     model, response_id = served.engine.model_name, new_id()
     yield _event(
         "start",
@@ -76,11 +74,12 @@ async def _events(
             model=model,
             created=int(time.time()),
             request_id=request_id,
-            stream_mode="hold" if holds else "immediate",
+            stream_mode="hold" if body.holds else "immediate",
         ),
     )
     waiting: asyncio.Queue[ServerSentEvent | None] = asyncio.Queue()
-    work = run_choices(served, plans, metrics, None if holds else lambda index: _forward(waiting, index))
+    waits = body.holds and not plans[0].hold_tokens  # until the whole response was judged
+    work = run_choices(served, plans, metrics, None if waits else lambda index: _forward(waiting, index))
     task = asyncio.ensure_future(within(body.timeout_s, work))
     task.add_done_callback(lambda _: waiting.put_nowait(None))
     metrics.running.inc()
@@ -89,7 +88,7 @@ async def _events(
             yield event
         outcomes = task.result()
         for outcome in outcomes:
-            for event in _closing(outcome, holds=holds, shows_spans=body.guard.return_spans):
+            for event in _closing(outcome, shows_spans=body.guard.return_spans):
                 yield event
         choices = [outcome.choice.model_copy(update={"guard": None}) for outcome in outcomes]
         note_action(request.scope, action_of(outcomes))
@@ -114,12 +113,12 @@ def _forward(waiting: "asyncio.Queue[ServerSentEvent | None]", index: int) -> On
     return put
 
 
-def _closing(outcome: Outcome, *, holds: bool, shows_spans: bool) -> Iterator[ServerSentEvent]:
+def _closing(outcome: Outcome, *, shows_spans: bool) -> Iterator[ServerSentEvent]:
     """What is sent of a choice once it was judged."""
     generation, index = outcome.generation, outcome.choice.index
     response, judgement = generation.response, generation.judgement
-    if holds and not outcome.is_withheld:
-        for report in report_tokens(response, judgement, is_withheld=False):
+    if not outcome.is_withheld:
+        for report in report_tokens(response, judgement, is_withheld=False)[generation.n_shown :]:
             yield _event("token", TokenEvent(**report.model_dump(), index=index), report.i)
     if shows_spans:
         for span in report_spans(response, judgement, is_withheld=outcome.is_withheld):
