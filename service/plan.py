@@ -64,13 +64,14 @@ def plan_choices(served: ServedModel, body: GenerateRequest, request_id: str) ->
     check_names(served, body)
     prompt_ids = encode_request(served, body)
     options = body.sampling
-    check_length(served, len(prompt_ids), options.max_tokens, param="sampling.max_tokens")
+    check_length(served, len(prompt_ids), options.max_tokens or 1, param="sampling.max_tokens")
+    max_tokens = options.max_tokens or served.engine.max_model_len - len(prompt_ids)
     guard = plan_guard(served, body.guard, body.question)
     return [
         GenerationPlan(
             request_id=f"{request_id}-{index}",
             prompt_ids=prompt_ids,
-            max_tokens=options.max_tokens,
+            max_tokens=max_tokens,
             sampling=SamplingParams(options.temperature, options.top_p, options.top_k),
             seed=None if options.seed is None else (options.seed + index) % 2**63,
             stop=tuple(options.stop),

@@ -36,7 +36,7 @@ Threshold = Annotated[
 class SamplingOptions(Strict):
     """How tokens are chosen."""
 
-    max_tokens: int = Field(128, ge=1, description="tokens of the response at most")
+    max_tokens: int | None = Field(128, ge=1, description="tokens of the response at most; null: what the model holds")
     temperature: float = Field(0.0, ge=0, le=2, description="0 = greedy")
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, description="0 = the whole vocabulary")
