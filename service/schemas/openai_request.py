@@ -4,6 +4,7 @@ A null is a field that was left out. What this server cannot do is refused in wo
 OpenAI's own books change no answer and are taken.
 """
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
@@ -16,8 +17,8 @@ from service.schemas.strict import Strict
 
 def _only(*neutral: Any) -> Any:
     """A field whose other values ask for something that this server does not do; absent or null is always neutral."""
-    allowed = [None, *neutral]
-    return Field(None, description="not supported: only what changes nothing", json_schema_extra={"enum": allowed})
+    description = "not supported: takes only what changes nothing"
+    return Field(None, description=description, json_schema_extra={"enum": [None, *neutral]})
 
 
 class _Refusing(Strict):
@@ -27,8 +28,10 @@ class _Refusing(Strict):
     @classmethod
     def _refuse_unsupported(cls, value: object, info: ValidationInfo) -> object:
         extra = cls.model_fields[info.field_name or ""].json_schema_extra
-        if isinstance(extra, dict) and "enum" in extra and value not in extra["enum"]:  # type: ignore[operator]
-            raise PydanticCustomError("not_supported", "not supported by this server: leave it out")
+        neutral = extra.get("enum") if isinstance(extra, dict) else None
+        if isinstance(neutral, list) and value not in neutral:
+            message = "not supported by this server: leave it out (it takes {neutral})"
+            raise PydanticCustomError("not_supported", message, {"neutral": json.dumps(neutral)[1:-1]})
         return value
 
 
@@ -196,7 +199,11 @@ class CompletionRequest(OpenAIRequest):
             }
         ),
     ]
-    logprobs: int | None = Field(None, ge=0, le=0, description="0: the chosen tokens; no others are known")
+    logprobs: int | None = Field(
+        None,
+        description="0: each chosen token with its log-probability and its risk; no others are known",
+        json_schema_extra={"enum": [None, 0]},
+    )
     best_of: Any = _only(1)
     echo: Any = _only(False)
     suffix: Any = _only("")

@@ -4,6 +4,7 @@ import httpx
 import openai
 import pytest
 
+from service.schemas.openai_request import ChatRequest
 from tests.contract.asking import SAMPLED, close
 from tests.contract.openai_asking import HIGH, LOW, TALK, asynchronous, generate, metric, post, serving_openai
 from tests.serving import QUESTION, make_parts, wait_until
@@ -182,10 +183,8 @@ def test_a_deadline_is_the_servers_word(fake):
 
 
 def test_what_a_client_leaves_out_it_may_send_as_null(fake):
-    unset = dict.fromkeys(
-        ["stop", "max_tokens", "n", "seed", "top_p", "tools", "tool_choice", "logprobs", "top_logprobs", "user"]
-        + ["stream", "stream_options", "response_format", "logit_bias", "frequency_penalty", "guard", "metadata"]
-    )
+    own = {"messages", "model", "temperature"}
+    unset = dict.fromkeys(name for name in ChatRequest.model_fields if name not in own)
     talk = [{"role": "user", "content": QUESTION, "name": None, "tool_calls": None}]
     answer = post(fake, "/v1/chat/completions", {**unset, "model": None, "messages": talk, "temperature": None})
     assert answer.status_code == 200, answer.text
