@@ -102,6 +102,16 @@ def test_the_chunks_come_in_the_order_of_the_contract():
         assert read(client)[-1]["usage"] is None
 
 
+def test_the_clients_own_gathering_keeps_the_guard_with_the_message():
+    with serving_openai(make_parts()) as client:
+        whole = client.chat.completions.create(model="fake", messages=TALK, temperature=0, n=2).choices
+        with client.chat.completions.stream(model="fake", messages=TALK, temperature=0, n=2) as stream:
+            gathered = stream.get_final_completion().choices
+        for found, wanted in zip(gathered, whole, strict=True):
+            assert (found.message.content, found.finish_reason) == (wanted.message.content, wanted.finish_reason)
+            assert found.message.provider_specific_fields["guard"] == wanted.guard
+
+
 def test_the_counts_come_with_the_last_choice_and_not_without_one():
     with serving_openai(make_parts()) as client:
         chunks = read(client, n=2, stream_options={"include_usage": True})
