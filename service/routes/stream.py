@@ -130,7 +130,7 @@ async def _events(
     form: StreamForm,
     ended: asyncio.Event,
 ) -> AsyncIterator[ServerSentEvent]:
-    holds = body.stream_mode == "hold" or body.guard.policy in HELD
+    holds = body.stream_mode == "hold" or plans[0].guard.policy in HELD
     model, response_id = served.engine.model_name, new_id()
     start = StartEvent(
         id=response_id,

@@ -104,10 +104,10 @@ class OpenAIRequest(_Refusing):
     """The fields that both routes have; the defaults are OpenAI's."""
 
     model: str | None = Field(None, max_length=512, description="the served model, as GET /v1/models lists it")
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     temperature: float | None = Field(None, ge=0, le=2, description="null: 1")
     top_p: float | None = Field(None, gt=0, le=1, description="null: 1")
-    top_k: int | None = Field(None, ge=-1, description="0, -1 or null: the whole vocabulary")
+    top_k: int | None = Field(None, ge=-1, le=2**31 - 1, description="0, -1 or null: the whole vocabulary")
     n: int | None = Field(None, ge=1, le=8, description="null: 1")
     seed: int | None = Field(None, ge=0, lt=2**63, description="choice i is drawn with seed + i")
     stop: Stop | None = None
@@ -143,7 +143,7 @@ class ChatRequest(OpenAIRequest):
     """A conversation to go on with."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=256, description="the last one is the user's")
-    max_completion_tokens: int | None = Field(None, ge=1, description="the newer name of max_tokens")
+    max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="the newer name of max_tokens")
     logprobs: bool | None = Field(None, description="each token with its log-probability and its risk")
 
     metadata: dict[str, Any] | None = Field(None, description="taken, not used")

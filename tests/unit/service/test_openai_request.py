@@ -120,6 +120,7 @@ def test_the_limits_are_those_of_generate(kind):
     for name in ("temperature", "top_p", "n", "seed", "max_tokens"):
         mine, theirs = (bounds(schema[name]) for schema in (own, inner))
         assert mine == theirs, name
+    assert bounds(own["top_k"]) == {**bounds(inner["top_k"]), "minimum": -1}  # vLLM's word for the whole vocabulary
     (listed,) = [branch for branch in own["stop"]["anyOf"] if branch["type"] == "array"]
     assert (listed["maxItems"], listed["items"]) == (inner["stop"]["maxItems"], inner["stop"]["items"])
 
