@@ -11,7 +11,7 @@ from probes.prompts import NoChatTemplateError, encode_messages, encode_prompt
 from probes.sampling import SamplingParams
 from service.errors import ApiError
 from service.guard import Locator
-from service.policy import WHOLE, OnError, Policy
+from service.policy import HELD, WHOLE, OnError, Policy
 from service.schemas.generate import GenerateRequest
 from service.schemas.options import GuardOptions
 from service.schemas.prompt import Prompted
@@ -53,6 +53,8 @@ class GenerationPlan:
     seed: int | None
     stop: tuple[str, ...]
     guard: GuardPlan
+    holds: bool = False
+    """A stream of which nothing may leave that was not judged."""
     hold_tokens: int = 0
     """Tokens that a held stream keeps back at most; 0: it is not held, or until the whole response was judged."""
 
@@ -66,18 +68,21 @@ def plan_choices(served: ServedModel, body: GenerateRequest, request_id: str) ->
     check_names(served, body)
     prompt_ids = encode_request(served, body)
     options = body.sampling
-    check_length(served, len(prompt_ids), options.max_tokens, param="sampling.max_tokens")
+    check_length(served, len(prompt_ids), options.max_tokens or 1, param="sampling.max_tokens")
+    max_tokens = options.max_tokens or served.engine.max_model_len - len(prompt_ids)
     guard = plan_guard(served, body.guard, body.question)
+    holds = body.stream and (guard.policy in HELD or (guard.is_scored and body.stream_mode == "hold"))
     return [
         GenerationPlan(
             request_id=f"{request_id}-{index}",
             prompt_ids=prompt_ids,
-            max_tokens=options.max_tokens,
+            max_tokens=max_tokens,
             sampling=SamplingParams(options.temperature, options.top_p, options.top_k),
             seed=None if options.seed is None else (options.seed + index) % 2**63,
             stop=tuple(options.stop),
             guard=guard,
-            hold_tokens=served.hold_tokens if body.holds and guard.policy not in WHOLE else 0,
+            holds=holds,
+            hold_tokens=served.hold_tokens if holds and guard.policy not in WHOLE else 0,
         )
         for index in range(options.n)
     ]

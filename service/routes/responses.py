@@ -36,3 +36,8 @@ STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "JSON, or with `stream` named events: start, token, span, guard, then done or error"}
     | {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 }
+
+CHUNKS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "JSON, or with `stream` unnamed `data:` lines, then `data: [DONE]`"}
+    | {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}

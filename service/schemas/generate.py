@@ -5,7 +5,6 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from service.policy import HELD
 from service.schemas.options import GuardOptions, SamplingOptions
 from service.schemas.prompt import Prompted
 from service.schemas.report import GuardReport
@@ -23,12 +22,6 @@ class GenerateRequest(Prompted):
     stream_mode: Literal["immediate", "hold"] = Field(
         "immediate", description="hold: tokens leave once they were judged; policy suppress always holds"
     )
-
-    @property
-    def holds(self) -> bool:
-        """A stream of which nothing may leave that was not judged."""
-        asks = self.stream_mode == "hold" and self.guard.policy != "off"
-        return self.stream and (asks or self.guard.policy in HELD)
 
     @model_validator(mode="after")
     def _refuse_leaks(self) -> "GenerateRequest":
