@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
 
 from service.app import create_app
+from service.key_ring import KeysFileError
 from service.loading import StartupError
 from service.settings import Settings, SettingsError, describe_settings, read_settings
 from service.version import VERSION
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             app = create_app(settings)
             app.state.lifecycle.prepare()
             return serve(app, settings, listener)
-    except (SettingsError, StartupError) as error:
+    except (SettingsError, KeysFileError, StartupError) as error:
         sys.stderr.write(f"hguard: {error}\n")
         return EXIT_USAGE
 
