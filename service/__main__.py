@@ -52,6 +52,7 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
         uvicorn.Config(
             app,
             lifespan="on",
+            http="h11",  # httptools, the default where it is installed, reads headers without end
             log_level=settings.log_level,
             server_header=False,
             timeout_graceful_shutdown=math.ceil(settings.drain_s),

@@ -11,6 +11,7 @@ from service.key_ring import KeyRing
 from service.lifecycle import Lifecycle, Parts
 from service.metrics import Metrics
 from service.middleware import CountRequests, LimitBody
+from service.openapi import install_openapi
 from service.routes import activate, generate, score, status
 from service.settings import Settings
 from service.version import VERSION
@@ -50,4 +51,5 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     app.add_middleware(CountRequests, metrics=metrics)  # added last, so it is passed first
     for module in (generate, score, activate, status):
         app.include_router(module.router)
+    install_openapi(app)
     return app
