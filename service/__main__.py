@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -21,6 +22,8 @@ from service.version import VERSION
 
 EXIT_USAGE = 2
 
+logger = logging.getLogger("hguard")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal; returns the exit code."""
@@ -35,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings()
         logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        # Its debug lines are the chunks of streams: what the model wrote.
+        logging.getLogger("sse_starlette").setLevel(logging.INFO)
+        warn_of_risks(settings)
         with bind(settings) as listener:
             app = create_app(settings)
             app.state.lifecycle.prepare()
@@ -63,6 +69,14 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def warn_of_risks(settings: Settings) -> None:
+    """Say what is allowed but no good place to be in."""
+    if os.geteuid() == 0:
+        logger.warning("runs as root, which it never needs: start it as another user")
+    if settings.api_keys_file is None and not settings.is_loopback:
+        logger.warning("HGUARD_INSECURE=1: whoever reaches %s may use the model, there are no API keys", settings.host)
 
 
 def bind(settings: Settings) -> socket.socket:

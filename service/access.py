@@ -27,7 +27,16 @@ ROUTES: dict[str, Need] = {
     "GET /metrics": "metrics",
     "POST /generate": "infer",
     "POST /score": "infer",
+    "GET /v1/models": "infer",
+    "POST /v1/chat/completions": "infer",
+    "POST /v1/completions": "infer",
+    "POST /v1/checks": "infer",
+    "POST /beta/litellm_basic_guardrail_api": "infer",
+    "POST /feedback": "infer",
     "POST /probes/activate": "admin",
+    "POST /probes/reload": "admin",
+    "POST /probes/{name}/activate": "admin",
+    "POST /probes/{name}/rollback": "admin",
 }
 
 NOBODY = Caller("nobody", frozenset())

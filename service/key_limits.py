@@ -7,19 +7,24 @@ from pydantic import ValidationError
 from service.auth import Limits
 from service.errors import ApiError
 from service.policy import OnError
-from service.schemas.options import GuardOptions, SamplingOptions
+from service.schemas.options import GuardOptions
 
 
-def allow_max_tokens(limits: Limits, options: SamplingOptions) -> int:
-    """Tokens of a choice at most; a request that does not say gets no more than its key may have.
+def allow_max_tokens(limits: Limits, asked: int, *, is_named: bool) -> int:
+    """Tokens of a choice at most.
+
+    Args:
+        limits: Of the key.
+        asked: What the request says, or what it gets where it does not.
+        is_named: Whether it says; one that does not gets no more than its key may have.
 
     Raises:
         ApiError: 403.
     """
     allowed = limits.max_tokens
-    if allowed is None or options.max_tokens <= allowed:
-        return options.max_tokens
-    if "max_tokens" not in options.model_fields_set:
+    if allowed is None or asked <= allowed:
+        return asked
+    if not is_named:
         return allowed
     raise _forbidden("max_tokens_limit", f"this API key may ask for {allowed} tokens", "sampling.max_tokens")
 

@@ -82,6 +82,8 @@ class KeyRing:
         self._version = _version(path)
         self._keys = read_keys(path) if path is not None else []
         self._look_at = time.monotonic() + LOOK_SECONDS
+        if path is not None:
+            logger.info("%d API keys from %s", len(self._keys), path)
 
     @property
     def has_admin(self) -> bool:

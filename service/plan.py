@@ -66,7 +66,7 @@ def plan_choices(served: ServedModel, body: GenerateRequest, request_id: str) ->
     check_names(served, body)
     prompt_ids = encode_request(served, body)
     options = body.sampling
-    max_tokens = allow_max_tokens(served.limits, options)
+    max_tokens = allow_max_tokens(served.limits, options.max_tokens, is_named="max_tokens" in options.model_fields_set)
     guard = plan_guard(served, allow_policy(served.limits, body.guard), body.question)
     check_length(served, len(prompt_ids), max_tokens, param="sampling.max_tokens")
     return [
