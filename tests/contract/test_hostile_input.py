@@ -1,4 +1,7 @@
-"""A planted prompt, the model's answer and the API keys are in no log, metric, error or listing of a real process."""
+"""A real process and clients that mean no good: what they send has no end, or must be found nowhere afterwards.
+
+That is a planted prompt, the model's answer and the API keys: in no log, metric, error or listing.
+"""
 
 import os
 import signal
@@ -6,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
@@ -20,9 +25,21 @@ JSON = {"content-type": "application/json"}
 PLACES = ("/metrics", "/probes", "/readyz", "/version", "/openapi.json", "/")
 
 
-@pytest.fixture
-def service(tmp_path):
-    """(client, what was logged so far, the file of keys) of a process that logs all that it can."""
+@dataclass
+class Service:
+    client: httpx.Client
+    log: Path
+    keys: Path
+    pid: int
+
+    def memory_bytes(self):
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """A process that logs all that it can."""
+    tmp_path = tmp_path_factory.mktemp("service")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -43,7 +60,7 @@ def service(tmp_path):
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             wait_for(lambda: is_ready(client))
-            yield client, log.read_text, keys
+            yield Service(client, log, keys, running.pid)
             running.send_signal(signal.SIGTERM)
             assert running.wait(60) == 0
     finally:
@@ -87,8 +104,53 @@ BAD = [
 ]
 
 
+SENT_BYTES = 64 << 20
+"""Of requests that never end."""
+
+
+def send_without_end(client, head, more):
+    """Bytes sent until the service had enough, and what it answered."""
+    sent = 0
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
+        connection.sendall(head)
+        try:
+            while sent < SENT_BYTES:
+                connection.sendall(more)
+                sent += len(more)
+        except OSError:  # closed at the other end
+            pass
+        try:
+            return sent, connection.recv(4096)
+        except ConnectionResetError:
+            return sent, b""
+
+
+POST = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+KEY = b"Authorization: Bearer key of every\r\n"
+CHUNK = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "more", "status"),
+    [
+        pytest.param(b"GET /livez HTTP/1.1\r\nHost: x\r\nA: ", b"a" * 0x10000, b"400", id="one header"),
+        pytest.param(b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"b: c\r\n" * 10_000, b"400", id="many headers"),
+        pytest.param(b"GET /", b"a" * 0x10000, b"400", id="path"),
+        pytest.param(POST + b"\r\n", CHUNK, b"401", id="body without a key"),
+        pytest.param(POST + KEY + b"\r\n", CHUNK, b"413", id="body with a key"),
+    ],
+)
+def test_hazard_a_request_has_no_end(service, head, more, status):
+    before = service.memory_bytes()
+    sent, answer = send_without_end(service.client, head, more)
+    assert answer.startswith(b"HTTP/1.1 " + status) or not answer
+    assert sent < SENT_BYTES or answer, "all was taken, and nothing said"
+    assert service.memory_bytes() - before < SENT_BYTES / 4
+    assert service.client.get("/livez").status_code == 200
+
+
 def test_hazard_a_secret_is_found_somewhere(service):
-    client, log, keys = service
+    client, keys = service.client, service.keys
     answers, every = [], show("every")
     for path, body in GOOD:
         answer = client.post(path, json=body, headers=every)
@@ -114,8 +176,8 @@ def test_hazard_a_secret_is_found_somewhere(service):
     answers += [client.get(place, headers=every) for place in PLACES]
     shown = [answer.text + str(answer.headers) for answer in answers]
     assert "/generate" in shown[-len(PLACES)], "the metrics have counted"
-    assert "keys.0.sha256" in log(), "the log has the refused file"
-    for text in [*shown, log()]:
+    assert "keys.0.sha256" in service.log.read_text(), "the log has the refused file"
+    for text in [*shown, service.log.read_text()]:
         assert SECRET not in text
         assert REPLY not in text
         assert "key of" not in text
