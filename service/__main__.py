@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -14,11 +15,14 @@ from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
 
 from service.app import create_app
+from service.key_ring import KeysFileError
 from service.loading import StartupError
 from service.settings import Settings, SettingsError, describe_settings, read_settings
 from service.version import VERSION
 
 EXIT_USAGE = 2
+
+logger = logging.getLogger("hguard")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,11 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings()
         logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        # Its debug lines are the chunks of streams: what the model wrote.
+        logging.getLogger("sse_starlette").setLevel(logging.INFO)
+        warn_of_risks(settings)
         with bind(settings) as listener:
             app = create_app(settings)
             app.state.lifecycle.prepare()
             return serve(app, settings, listener)
-    except (SettingsError, StartupError) as error:
+    except (SettingsError, KeysFileError, StartupError) as error:
         sys.stderr.write(f"hguard: {error}\n")
         return EXIT_USAGE
 
@@ -51,6 +58,7 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
         uvicorn.Config(
             app,
             lifespan="on",
+            http="h11",  # httptools, the default where it is installed, reads headers without end
             log_level=settings.log_level,
             server_header=False,
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
@@ -61,6 +69,14 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def warn_of_risks(settings: Settings) -> None:
+    """Say what is allowed but no good place to be in."""
+    if os.geteuid() == 0:
+        logger.warning("runs as root, which it never needs: start it as another user")
+    if settings.api_keys_file is None and not settings.is_loopback:
+        logger.warning("HGUARD_INSECURE=1: whoever reaches %s may use the model, there are no API keys", settings.host)
 
 
 def bind(settings: Settings) -> socket.socket:

@@ -5,10 +5,13 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from service.access import Authorize
 from service.errors import install_handlers
+from service.key_ring import KeyRing
 from service.lifecycle import Lifecycle, Parts
 from service.metrics import Metrics
 from service.middleware import CountRequests, LimitBody
+from service.openapi import install_openapi
 from service.routes import activate, generate, openai, score, status
 from service.settings import Settings
 from service.version import VERSION
@@ -20,9 +23,13 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     Args:
         settings: The operator's choices.
         parts: Engine and probe that are loaded already.
+
+    Raises:
+        KeysFileError: The file of API keys cannot be used.
     """
     metrics = Metrics()
     lifecycle = Lifecycle(settings, metrics, parts)
+    keys = KeyRing(settings.api_keys_file, settings.admin_key_sha256, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -31,12 +38,18 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
         await lifecycle.close()
 
     app = FastAPI(
-        title="hguard", version=VERSION, summary="Hallucination risk while a model answers", lifespan=lifespan
+        title="hguard",
+        version=VERSION,
+        summary="Hallucination risk while a model answers",
+        lifespan=lifespan,
+        redirect_slashes=False,  # a redirect's address would come from the client's Host header
     )
     app.state.lifecycle = lifecycle
     install_handlers(app)
     app.add_middleware(LimitBody)
+    app.add_middleware(Authorize, keys=keys)
     app.add_middleware(CountRequests, metrics=metrics)  # added last, so it is passed first
     for module in (generate, score, openai, activate, status):
         app.include_router(module.router)
+    install_openapi(app)
     return app

@@ -32,9 +32,19 @@ ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
 
 NOT_READY: dict[int | str, dict[str, Any]] = {503: ERRORS[503]}
 
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["start", "token", "span", "guard", "done", "error"]},
+        "data": {"type": "string", "description": "JSON"},
+        "id": {"type": "string", "description": "the token index, of token events"},
+    },
+    "required": ["event", "data"],
+}
+
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "JSON, or with `stream` named events: start, token, span, guard, then done or error"}
-    | {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    | {"content": {"text/event-stream": {"schema": _EVENT}}}
 }
 
 CHUNKS: dict[int | str, dict[str, Any]] = {
