@@ -1,10 +1,14 @@
 """The application: routes, limits and errors around one lifecycle."""
 
+import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from service.admission import Admission
+from service.drain import Drain
 from service.errors import install_handlers
 from service.lifecycle import Lifecycle, Parts
 from service.metrics import Metrics
@@ -12,6 +16,7 @@ from service.middleware import CountRequests, LimitBody
 from service.routes import activate, generate, score, status
 from service.settings import Settings
 from service.version import VERSION
+from service.watchdog import Watchdog
 
 
 def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
@@ -23,17 +28,31 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     """
     metrics = Metrics()
     lifecycle = Lifecycle(settings, metrics, parts)
+    admission = Admission(
+        metrics,
+        max_sequences=settings.max_concurrent,
+        queue_size=settings.queue_size,
+        queue_tokens=settings.queue_tokens,
+    )
+    watchdog = Watchdog(lifecycle, admission, settings.stall_s)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await lifecycle.start()
+        gc.collect()
+        gc.freeze()  # else each full collection walks torch and the model: hundreds of milliseconds on the event loop
+        watching = asyncio.create_task(watchdog.run()) if settings.stall_s else None
         yield
+        if watching is not None:
+            watching.cancel()
         await lifecycle.close()
 
     app = FastAPI(
         title="hguard", version=VERSION, summary="Hallucination risk while a model answers", lifespan=lifespan
     )
     app.state.lifecycle = lifecycle
+    app.state.admission = admission
+    app.state.drain = Drain(admission, metrics, settings.drain_s)
     install_handlers(app)
     app.add_middleware(LimitBody)
     app.add_middleware(CountRequests, metrics=metrics)  # added last, so it is passed first

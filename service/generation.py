@@ -9,6 +9,7 @@ from typing import Any
 from service.engines.base import EngineError, EngineRequest, FinishReason, RequestTiming
 from service.guard import Judgement, TokenScore, judge, running_risk, score_token, unscored
 from service.metrics import Metrics
+from service.offload import LONG_RESPONSE, offload
 from service.plan import GenerationPlan
 from service.policy import is_over
 from service.response import ModelResponse, ResponseToken
@@ -59,6 +60,7 @@ async def generate(
     try:
         async with aclosing(steps):
             async for step in steps:
+                metrics.steps += 1
                 transcript.add(step)
                 if step.finish_reason == "error":
                     raise EngineError(f"the engine gave up on {plan.request_id}")
@@ -71,21 +73,20 @@ async def generate(
                         token = transcript.token(shown)
                         on_token(shown, token, score_token(probe, token, transcript.row(shown)))
                     shown += 1
-                    if guard.policy == "stop" and is_over(
-                        _risk_after(shown, transcript, served, plan), guard.threshold
-                    ):
-                        transcript.stop_after(shown)
-                        break
+                    if guard.policy == "stop":
+                        risk = await offload(_risk_after, shown, transcript, served, plan, when=shown > LONG_RESPONSE)
+                        if is_over(risk, guard.threshold):
+                            transcript.stop_after(shown)
+                            break
                 if transcript.finish_reason is not None:
                     break
     finally:
         metrics.generation_tokens.inc(n_tokens)
-        metrics.queue.observe(timing.queue_seconds)
     if transcript.finish_reason is None:
         raise EngineError(f"the engine ended {plan.request_id} without a finish reason")
     response = transcript.response()
     began = time.perf_counter()
-    judgement = judge_response(served, plan, response)
+    judgement = await offload(judge_response, served, plan, response, when=len(response.tokens) > LONG_RESPONSE)
     seconds = time.perf_counter() - began
     metrics.scoring.labels("tap").observe(timing.scoring_seconds)
     metrics.scoring.labels("guard").observe(seconds)

@@ -6,9 +6,10 @@ from service.answer import action_of, assemble, new_id
 from service.choice import run_choices, within
 from service.disconnect import ClientLeftError, while_connected
 from service.middleware import CLIENT_LEFT, note_action
+from service.offload import LONG_BODY, offload
 from service.plan import plan_choices
 from service.request_id import override_request_id
-from service.routes.dependencies import CurrentMetrics, CurrentModel
+from service.routes.dependencies import CurrentMetrics, CurrentModel, CurrentTicket
 from service.routes.responses import ERRORS, STREAM
 from service.routes.stream import stream_response
 from service.schemas.generate import GenerateRequest, GenerateResponse
@@ -17,22 +18,30 @@ router = APIRouter()
 
 
 @router.post("/generate", response_model=GenerateResponse, responses=ERRORS | STREAM)
-async def generate(request: Request, body: GenerateRequest, served: CurrentModel, metrics: CurrentMetrics) -> Response:
+async def generate(
+    request: Request, body: GenerateRequest, served: CurrentModel, metrics: CurrentMetrics, ticket: CurrentTicket
+) -> Response:
     """Ask the model; every response comes with its hallucination risk."""
     request_id = override_request_id(request.scope, body.request_id)
-    plans = plan_choices(served, body, request_id)
+    is_long = len(await request.body()) > LONG_BODY
+    plans = await offload(plan_choices, served, body, request_id, when=is_long)
+    ticket.join(len(plans), sum(len(plan.prompt_ids) + plan.max_tokens for plan in plans))
     metrics.prompt_tokens.inc(len(plans[0].prompt_ids))
     if body.stream:
-        return stream_response(request, body, served, plans, metrics, request_id)
-    metrics.running.inc()
+        return stream_response(request, body, served, plans, metrics, request_id, ticket)
     try:
-        work = within(body.timeout_s, run_choices(served, plans, metrics))
+        work = within(body.timeout_s, ticket.run(lambda: run_choices(served, plans, metrics)))
         outcomes = await while_connected(request.receive, work)
     except ClientLeftError:
         metrics.disconnects.inc()
         return Response(status_code=CLIENT_LEFT)
-    finally:
-        metrics.running.dec()
-    answer = assemble(new_id(), served.engine.model_name, plans, outcomes, [outcome.choice for outcome in outcomes])
+    answer = assemble(
+        new_id(),
+        served.engine.model_name,
+        plans,
+        outcomes,
+        [outcome.choice for outcome in outcomes],
+        queue_seconds=ticket.queue_seconds,
+    )
     note_action(request.scope, action_of(outcomes))
     return Response(answer.model_dump_json(), media_type="application/json")

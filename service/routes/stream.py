@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Message
 
+from service.admission import Ticket
 from service.answer import action_of, assemble, new_id
 from service.choice import Outcome, run_choices, within
 from service.errors import ApiError, internal_error
@@ -40,6 +41,7 @@ def stream_response(
     plans: Sequence[GenerationPlan],
     metrics: Metrics,
     request_id: str,
+    ticket: Ticket,
 ) -> EventSourceResponse:
     """The response whose body is the stream; when the client leaves, its generator is cancelled."""
     ended = asyncio.Event()
@@ -49,7 +51,7 @@ def stream_response(
             metrics.disconnects.inc()
 
     return EventSourceResponse(
-        _events(request, body, served, plans, metrics, request_id, ended),
+        _events(request, body, served, plans, metrics, request_id, ticket, ended),
         ping=PING_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="ping", sep=_LINE_END),
         sep=_LINE_END,
@@ -65,6 +67,7 @@ async def _events(
     plans: Sequence[GenerationPlan],
     metrics: Metrics,
     request_id: str,
+    ticket: Ticket,
     ended: asyncio.Event,
 ) -> AsyncIterator[ServerSentEvent]:
     holds = body.stream_mode == "hold" or body.guard.policy in HELD
@@ -80,10 +83,10 @@ async def _events(
         ),
     )
     waiting: asyncio.Queue[ServerSentEvent | None] = asyncio.Queue()
-    work = run_choices(served, plans, metrics, None if holds else lambda index: _forward(waiting, index))
+    on_token = None if holds else lambda index: _forward(waiting, index)
+    work = ticket.run(lambda: run_choices(served, plans, metrics, on_token))
     task = asyncio.ensure_future(within(body.timeout_s, work))
     task.add_done_callback(lambda _: waiting.put_nowait(None))
-    metrics.running.inc()
     try:
         while (event := await waiting.get()) is not None:
             yield event
@@ -93,7 +96,8 @@ async def _events(
                 yield event
         choices = [outcome.choice.model_copy(update={"guard": None}) for outcome in outcomes]
         note_action(request.scope, action_of(outcomes))
-        last = _event("done", assemble(response_id, model, plans, outcomes, choices))
+        answer = assemble(response_id, model, plans, outcomes, choices, queue_seconds=ticket.queue_seconds)
+        last = _event("done", answer)
     except ApiError as error:
         last = _event("error", error.envelope(request_id))
     except Exception as error:  # the status line has gone out: a defect, too, must end in words
@@ -101,7 +105,6 @@ async def _events(
         last = _event("error", internal_error().envelope(request_id))
     finally:
         task.cancel()
-        metrics.running.dec()
     ended.set()
     yield last
 

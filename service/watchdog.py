@@ -1,0 +1,69 @@
+"""Watchdog: an engine from which no token comes while requests run stops being ready, and is ready again once one does.
+
+An engine can hang without an error: a stuck kernel, a lost worker. Its requests then end at their deadlines one by one
+while /readyz would go on saying yes.
+"""
+
+import asyncio
+import logging
+import time
+
+from service.admission import Admission
+from service.lifecycle import Lifecycle
+
+REASON = "engine"
+
+logger = logging.getLogger("hguard")
+
+
+class Watchdog:
+    """Compares the steps that come back from the engine with the time in which requests ran."""
+
+    def __init__(self, lifecycle: Lifecycle, admission: Admission, seconds: float) -> None:
+        """Make one; `run` watches.
+
+        Args:
+            lifecycle: Whose reasons against being ready it adds to.
+            admission: Knows what runs.
+            seconds: Without a step, requests running, after which the engine counts as stalled.
+        """
+        self.lifecycle, self.admission, self.seconds = lifecycle, admission, seconds
+        self.metrics = lifecycle.metrics
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        pause, seen, silent = min(1.0, self.seconds / 4), self.metrics.steps, 0.0
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(pause)
+            if self.metrics.steps != seen:
+                seen, silent = self.metrics.steps, 0.0
+                self._recover()
+            elif self.admission.n_running:
+                # Only time in which something ran counts, over all requests: each may be given up before the limit.
+                silent += time.monotonic() - began
+                if silent >= self.seconds:
+                    self._stall(silent)
+            elif REASON in self.lifecycle.reasons:
+                await self._ask_engine()
+
+    def _stall(self, silent: float) -> None:
+        if REASON not in self.lifecycle.reasons:
+            logger.error("not ready: no token for %.0f s, %d requests run", silent, self.admission.n_running)
+        self.metrics.stalled.set(1)
+        self.lifecycle.reasons[REASON] = (
+            f"no token for {silent:.0f} s while requests run (HGUARD_STALL_S={self.seconds:g}): it hangs, or feeds "
+            "prompts that take longer than that"
+        )
+
+    def _recover(self) -> None:
+        if self.lifecycle.reasons.pop(REASON, None):
+            logger.info("tokens come again")
+        self.metrics.stalled.set(0)
+
+    async def _ask_engine(self) -> None:
+        """No request will bring a token, as none is let in: score the golden trace, which counts as a step."""
+        try:
+            await self.lifecycle.prove(self.seconds)
+        except Exception as error:  # whatever it is, the engine is not back
+            logger.warning("the engine does not answer yet: %s", error)
