@@ -11,8 +11,9 @@ from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
 
 from service.app import create_app
-from service.drain import FLUSH_SECONDS, DrainingServer
+from service.key_ring import KeysFileError
 from service.loading import StartupError
+from service.server import FLUSH_SECONDS, Server
 from service.settings import Settings, SettingsError, describe_settings, read_settings
 from service.version import VERSION
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             app = create_app(settings)
             app.state.lifecycle.prepare()
             return serve(app, settings, listener)
-    except (SettingsError, StartupError) as error:
+    except (SettingsError, KeysFileError, StartupError) as error:
         sys.stderr.write(f"hguard: {error}\n")
         return EXIT_USAGE
 
@@ -45,7 +46,7 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
     """Run uvicorn until a signal; returns the exit code."""
     # sse-starlette would cut every stream at the first signal.
     AppStatus.enable_automatic_graceful_drain = False
-    server = DrainingServer(
+    server = Server(
         uvicorn.Config(
             app,
             lifespan="on",

@@ -34,7 +34,7 @@ class Admission:
             metrics: Where to count.
             max_sequences: Sequences that the engine has at once; each choice of a request is one.
             queue_size: Requests that wait at most.
-            queue_tokens: Tokens of their prompts and longest responses together at most; a single request may be larger.
+            queue_tokens: Tokens of their prompts and longest responses together at most; one request may have more.
         """
         self.metrics, self.max_sequences = metrics, max_sequences
         self.queue_size, self.queue_tokens = queue_size, queue_tokens
@@ -139,7 +139,7 @@ class Admission:
         return min(RETRY_LIMIT_SECONDS, whole_seconds(seconds))
 
     def _admit(self) -> None:
-        """Let the callers' next requests run, in turn, as long as the first of them fits: none is overtaken for ever."""
+        """Let the callers' next requests run, in turn, while the first of them fits: none is overtaken for ever."""
         while self._lines:
             name, line = next(iter(self._lines.items()))
             if not self._fits(line[0]):

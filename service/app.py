@@ -1,15 +1,16 @@
 """The application: routes, limits and errors around one lifecycle."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from service.access import Authorize
 from service.admission import Admission
 from service.drain import Drain
 from service.errors import install_handlers
+from service.key_ring import KeyRing
 from service.lifecycle import Lifecycle, Parts
 from service.metrics import Metrics
 from service.middleware import CountRequests, LimitBody
@@ -25,6 +26,9 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     Args:
         settings: The operator's choices.
         parts: Engine and probe that are loaded already.
+
+    Raises:
+        KeysFileError: The file of API keys cannot be used.
     """
     metrics = Metrics()
     lifecycle = Lifecycle(settings, metrics, parts)
@@ -35,12 +39,11 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
         queue_tokens=settings.queue_tokens,
     )
     watchdog = Watchdog(lifecycle, admission, settings.stall_s)
+    keys = KeyRing(settings.api_keys_file, settings.admin_key_sha256, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await lifecycle.start()
-        gc.collect()
-        gc.freeze()  # else each full collection walks torch and the model: hundreds of milliseconds on the event loop
         watching = asyncio.create_task(watchdog.run()) if settings.stall_s else None
         yield
         if watching is not None:
@@ -48,13 +51,18 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
         await lifecycle.close()
 
     app = FastAPI(
-        title="hguard", version=VERSION, summary="Hallucination risk while a model answers", lifespan=lifespan
+        title="hguard",
+        version=VERSION,
+        summary="Hallucination risk while a model answers",
+        lifespan=lifespan,
+        redirect_slashes=False,  # a redirect's address would come from the client's Host header
     )
     app.state.lifecycle = lifecycle
     app.state.admission = admission
     app.state.drain = Drain(admission, metrics, settings.drain_s)
     install_handlers(app)
     app.add_middleware(LimitBody)
+    app.add_middleware(Authorize, keys=keys)
     app.add_middleware(CountRequests, metrics=metrics)  # added last, so it is passed first
     for module in (generate, score, activate, status):
         app.include_router(module.router)

@@ -1,27 +1,16 @@
 """Drain: the orderly end. After the first SIGTERM nothing new is taken and what was taken is finished.
 
-Under uvicorn alone the listener closes at once, so that clients see refused connections where they should read 503,
-and streams that take too long are cut with no terminal event. Here uvicorn's own shutdown begins once the last answer
-has gone out, or the time is over and everything has been told to end.
+The listener goes on answering meanwhile, `/readyz` with 503; see `service.server` for the signals.
 """
 
-import asyncio
 import logging
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import uvicorn
 
 from service.admission import Admission
 from service.metrics import Metrics
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LINGER_SECONDS = 1.0
 """The listener answers for so long at least, so that whoever asks /readyz or sends a request reads why."""
-FLUSH_SECONDS = 5
-"""uvicorn's: for the last events of streams that were told to end, and for clients that read slowly."""
 
 logger = logging.getLogger("hguard")
 
@@ -62,31 +51,3 @@ class Drain:
             self.admission.expel()
             return True
         return self.admission.is_empty and passed >= min(LINGER_SECONDS, self.seconds)
-
-
-class DrainingServer(uvicorn.Server):
-    """A uvicorn server that drains at the first signal and is killed by the second."""
-
-    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
-        super().__init__(config)
-        self.drain = drain
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Drain at the first signal; the second finds the system's own handler, which no busy loop can hold up."""
-        loop = asyncio.get_running_loop()
-
-        def begin() -> None:
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
-                signal.signal(number, signal.SIG_DFL)
-            self.drain.begin()
-
-        for number in SIGNALS:
-            loop.add_signal_handler(number, begin)
-        yield
-
-    async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: go on until everything is answered."""
-        self.should_exit = self.should_exit or self.drain.is_over()
-        return await super().on_tick(counter)

@@ -57,6 +57,7 @@ class Metrics:
         self.probe_info = gauge("probe_info", "1, with the served probe.", "name", "version", "sha256")
         self.build_info = gauge("build_info", "1, with what runs.", "version", "engine", "model", "dtype")
         self.probe_loads = counter("probe_loads_total", "Probes loaded or refused.", "result")
+        self.key_loads = counter("api_key_loads_total", "Changed files of API keys, read or refused.", "result")
         self.probe_load_time = gauge("probe_last_load_timestamp_seconds", "When a probe was last loaded.")
 
     def record_judgement(self, judgement: Judgement, probe: str) -> None:

@@ -1,4 +1,4 @@
-"""Rate limits: how many requests and tokens a minute each caller gets, as token buckets that hold one minute's worth."""
+"""Rate limits: how many requests and tokens a minute each caller gets, as token buckets that hold a minute's worth."""
 
 import math
 import time

@@ -87,9 +87,7 @@ async def run_score(
     )
 
 
-def _judge_scored(
-    served: ServedModel, plan: ScorePlan, scored: ScoredSequence
-) -> tuple[ModelResponse, Judgement]:
+def _judge_scored(served: ServedModel, plan: ScorePlan, scored: ScoredSequence) -> tuple[ModelResponse, Judgement]:
     probe, guard = served.probe, plan.guard
     response = read_scored(served.engine.tokenizer, scored, plan.text, probe.position)
     return response, judge(response, probe, question=guard.question, locator=guard.locator, explains=guard.explains)

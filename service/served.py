@@ -6,6 +6,7 @@ import numpy as np
 
 from probes.artifact import ProbeArtifact
 from probes.probe import Probe
+from service.auth import NO_LIMITS, Limits
 from service.engines.base import Engine, HeadBank, Heads, ResidualHeads
 from service.policy import OnError
 
@@ -21,6 +22,8 @@ class ServedModel:
     suppress_alpha: float = 0.0
     on_error: OnError = "fail_closed"
     abstention: str = "I am not sure enough to answer that."
+    limits: Limits = NO_LIMITS
+    """Of the key that the request was sent with."""
 
     @property
     def probe(self) -> Probe:

@@ -31,9 +31,12 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs HGUARD_INSECURE=1")
+    host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs API keys")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     insecure: bool = Field(default=False, description="1: listen on any address although there are no API keys")
+    api_keys_file: Path | None = Field(
+        None, description="TOML file of API keys (`python -m service.keys` makes them); unset: open, on loopback only"
+    )
     engine: Literal["auto", "transformers", "vllm", "fake"] = Field(
         "auto", description="back end: auto, transformers, vllm; fake serves made-up tokens, for tests only"
     )
@@ -86,7 +89,7 @@ class Settings(BaseSettings):
     admin_key_sha256: str | None = Field(
         None,
         pattern="^[0-9a-fA-F]{64}$",
-        description="SHA-256, in hex, of the key that POST /probes/activate asks for; unset: nobody may",
+        description="SHA-256, in hex, of a key with the scope admin, beside those of the file",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
     fake_step_s: float = Field(0.0, ge=0, description="fake engine only: seconds a step takes")
@@ -119,10 +122,11 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         settings = Settings()
     except ValidationError as error:
         raise SettingsError("; ".join(_problems(error))) from None
-    if not settings.is_loopback and not settings.insecure:
+    if not settings.is_loopback and not settings.insecure and settings.api_keys_file is None:
         raise SettingsError(
             f"HGUARD_HOST={settings.host} can be reached by others and there are no API keys: "
-            "use 127.0.0.1, or set HGUARD_INSECURE=1 where something in front guards it"
+            "set HGUARD_API_KEYS_FILE (`python -m service.keys --help`), use 127.0.0.1, "
+            "or set HGUARD_INSECURE=1 where something in front guards it"
         )
     return settings
 

@@ -66,4 +66,4 @@ class Watchdog:
         try:
             await self.lifecycle.prove(self.seconds)
         except Exception as error:  # whatever it is, the engine is not back
-            logger.warning("the engine does not answer yet: %s", error)
+            logger.warning("the engine does not answer yet", exc_info=error)

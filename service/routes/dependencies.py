@@ -1,6 +1,7 @@
 """What routes ask of the application."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -20,9 +21,9 @@ def lifecycle_of(request: Request) -> Lifecycle:
 
 
 async def served_of(request: Request) -> AsyncIterator[ServedModel]:
-    """The served model, until the last byte of the response; 503 until it is ready."""
+    """The served model under the limits of the caller's key, until the last byte of the response; 503 until ready."""
     with lifecycle_of(request).serving() as served:
-        yield served
+        yield replace(served, limits=caller_of(request.scope).limits)
 
 
 def metrics_of(request: Request) -> Metrics:

@@ -70,7 +70,7 @@ async def _events(
     ticket: Ticket,
     ended: asyncio.Event,
 ) -> AsyncIterator[ServerSentEvent]:
-    holds = body.stream_mode == "hold" or body.guard.policy in HELD
+    holds = body.stream_mode == "hold" or plans[0].guard.policy in HELD
     model, response_id = served.engine.model_name, new_id()
     yield _event(
         "start",
