@@ -27,7 +27,15 @@ _WINDOW_SECONDS = 60.0
 class Admission:
     """Who may use the engine now, who waits, and who is sent away."""
 
-    def __init__(self, metrics: Metrics, *, max_sequences: int, queue_size: int, queue_tokens: int) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        max_sequences: int,
+        queue_size: int,
+        queue_tokens: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Begin with nobody.
 
         Args:
@@ -35,11 +43,13 @@ class Admission:
             max_sequences: Sequences that the engine has at once; each choice of a request is one.
             queue_size: Requests that wait at most.
             queue_tokens: Tokens of their prompts and longest responses together at most; one request may have more.
+            clock: Seconds that never go back.
         """
         self.metrics, self.max_sequences = metrics, max_sequences
         self.queue_size, self.queue_tokens = queue_size, queue_tokens
         self.is_closed = False
-        self._rates = RateLimits()
+        self._clock = clock
+        self._rates = RateLimits(clock)
         self._open: set[Ticket] = set()
         self._lines: OrderedDict[str, deque[Ticket]] = OrderedDict()
         """Who waits, by caller; the caller whose turn it is comes first."""
@@ -98,8 +108,11 @@ class Admission:
         if not may_run and (self._n_waiting >= self.queue_size or is_too_much):
             raise self._full()
         self._check_rate(self._rates.take_tokens(ticket.caller, ticket.tokens), "tokens")
-        ticket.joined = time.perf_counter()
+        ticket.joined = self._clock()
         if may_run:
+            if not self._n_sequences:  # the time in which nobody came says nothing of the service rate
+                self._busy_since = self._clock()
+                self._finished.clear()
             self._start(ticket)
         else:
             ticket.state = "waiting"
@@ -121,7 +134,7 @@ class Admission:
             self._n_sequences -= ticket.sequences
             self._n_running -= 1
             self.metrics.running.set(self._n_running)
-            self._finished.append(time.monotonic())
+            self._finished.append(self._clock())
             self._forget_finished()
         self._admit()
 
@@ -133,7 +146,7 @@ class Admission:
     def retry_after(self) -> int:
         """Seconds in which those who wait now have probably been served, at the rate of the last minute."""
         self._forget_finished()
-        seconds = min(_WINDOW_SECONDS, time.monotonic() - self._busy_since)
+        seconds = min(_WINDOW_SECONDS, self._clock() - self._busy_since)
         if self._finished:
             seconds = max(1, self._n_waiting) * seconds / len(self._finished)
         return min(RETRY_LIMIT_SECONDS, whole_seconds(seconds))
@@ -156,19 +169,16 @@ class Admission:
         return self._n_sequences + ticket.sequences <= self.max_sequences
 
     def _start(self, ticket: "Ticket") -> None:
-        if not self._n_sequences:
-            self._busy_since = time.monotonic()
-            self._finished.clear()
         ticket.state = "running"
         self._n_sequences += ticket.sequences
         self._n_running += 1
-        ticket.queue_seconds = time.perf_counter() - ticket.joined
+        ticket.queue_seconds = self._clock() - ticket.joined
         ticket.turn.set()
         self.metrics.running.set(self._n_running)
         self.metrics.queue.observe(ticket.queue_seconds)
 
     def _forget_finished(self) -> None:
-        while self._finished and self._finished[0] < time.monotonic() - _WINDOW_SECONDS:
+        while self._finished and self._finished[0] < self._clock() - _WINDOW_SECONDS:
             self._finished.popleft()
 
     def _note_waiting(self, change: int, ticket: "Ticket") -> None:
