@@ -40,6 +40,7 @@ class Metrics:
         self.rejections = counter("admission_rejections_total", "Requests sent away before any work.", "reason")
         self.draining = gauge("draining", "1: the server shuts down and takes no more requests.")
         self.stalled = gauge("engine_stalled", "1: requests run and no token comes.")
+        self.tasks = gauge("event_loop_tasks", "Tasks of the event loop.")
         self.steps = 0
         """Steps and score passes that came back from the engine, for the watchdog."""
         self.disconnects = counter("client_disconnects_total", "Clients that left before their answer.")

@@ -1,4 +1,4 @@
-"""`python -m service` over the fake engine as a process of its own, and plain HTTP to it without a client's overhead."""
+"""`python -m service` over the fake engine as a process of its own, and plain HTTP to it, timed."""
 
 import contextlib
 import http.client

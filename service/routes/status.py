@@ -66,6 +66,7 @@ async def list_probes(served: CurrentModel, lifecycle: CurrentLifecycle) -> Prob
 @router.get("/metrics", response_class=Response)
 async def show_metrics(request: Request, metrics: CurrentMetrics) -> Response:
     """Prometheus text."""
+    metrics.tasks.set(len(asyncio.all_tasks()))
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(metrics.registry), headers={"content-type": content_type})
 
