@@ -228,7 +228,6 @@ class Lifecycle:
                     self.metrics.golden_ok.set(0)
 
     def _passed(self, departure: float) -> None:
-        self.metrics.steps += 1
         self.reasons.pop("golden_trace", None)
         self.metrics.golden_ok.set(1)
         self.metrics.golden_error.set(departure)

@@ -42,7 +42,7 @@ class Metrics:
         self.stalled = gauge("engine_stalled", "1: requests run and no token comes.")
         self.tasks = gauge("event_loop_tasks", "Tasks of the event loop.")
         self.steps = 0
-        """Steps and score passes that came back from the engine, for the watchdog."""
+        """Steps and score passes of requests that came back from the engine, for the watchdog."""
         self.disconnects = counter("client_disconnects_total", "Clients that left before their answer.")
         self.response_risk = histogram("response_risk", "Risk of scored responses.", _RISKS, "probe", "role")
         self.token_risk = histogram("token_risk", "Risk of answer tokens.", _RISKS, "probe", "role")
