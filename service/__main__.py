@@ -2,13 +2,10 @@
 
 import argparse
 import logging
-import math
 import os
-import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,6 +14,7 @@ from sse_starlette.sse import AppStatus
 from service.app import create_app
 from service.key_ring import KeysFileError
 from service.loading import StartupError
+from service.server import FLUSH_SECONDS, Server
 from service.settings import Settings, SettingsError, describe_settings, read_settings
 from service.version import VERSION
 
@@ -52,22 +50,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
     """Run uvicorn until a signal; returns the exit code."""
-    # sse-starlette would cut every stream at the first signal; uvicorn lets them finish, for as long as is set below.
+    # sse-starlette would cut every stream at the first signal.
     AppStatus.enable_automatic_graceful_drain = False
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             app,
             lifespan="on",
             http="h11",  # httptools, the default where it is installed, reads headers without end
             log_level=settings.log_level,
             server_header=False,
-            timeout_graceful_shutdown=math.ceil(settings.drain_s),
-        )
+            timeout_graceful_shutdown=FLUSH_SECONDS,
+        ),
+        app.state.drain,
     )
-    # uvicorn raises the signal again once it has shut down: an orderly end is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    with suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+    server.run(sockets=[listener])
     return 0 if server.started else 1
 
 

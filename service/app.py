@@ -1,11 +1,14 @@
 """The application: routes, limits and errors around one lifecycle."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from service.access import Authorize
+from service.admission import Admission
+from service.drain import Drain
 from service.errors import install_handlers
 from service.key_ring import KeyRing
 from service.lifecycle import Lifecycle, Parts
@@ -15,6 +18,7 @@ from service.openapi import install_openapi
 from service.routes import activate, generate, openai, score, status
 from service.settings import Settings
 from service.version import VERSION
+from service.watchdog import Watchdog
 
 
 def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
@@ -29,12 +33,22 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     """
     metrics = Metrics()
     lifecycle = Lifecycle(settings, metrics, parts)
+    admission = Admission(
+        metrics,
+        max_sequences=settings.max_concurrent,
+        queue_size=settings.queue_size,
+        queue_tokens=settings.queue_tokens,
+    )
+    watchdog = Watchdog(lifecycle, admission, settings.stall_s)
     keys = KeyRing(settings.api_keys_file, settings.admin_key_sha256, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await lifecycle.start()
+        watching = asyncio.create_task(watchdog.run()) if settings.stall_s else None
         yield
+        if watching is not None:
+            watching.cancel()
         await lifecycle.close()
 
     app = FastAPI(
@@ -45,6 +59,8 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
         redirect_slashes=False,  # a redirect's address would come from the client's Host header
     )
     app.state.lifecycle = lifecycle
+    app.state.admission = admission
+    app.state.drain = Drain(admission, metrics, settings.drain_s)
     install_handlers(app)
     app.add_middleware(LimitBody)
     app.add_middleware(Authorize, keys=keys)

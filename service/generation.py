@@ -11,6 +11,7 @@ from service.engines.base import EngineError, EngineRequest, FinishReason, Reque
 from service.guard import Judgement, TokenScore, judge, running_risk, score_token, unscored
 from service.hold import HoldGate
 from service.metrics import Metrics
+from service.offload import LONG_RESPONSE, offload
 from service.plan import GenerationPlan
 from service.policy import is_over
 from service.response import ModelResponse, ResponseToken
@@ -67,6 +68,7 @@ async def generate(
     try:
         async with aclosing(steps):
             async for step in steps:
+                metrics.steps += 1
                 transcript.add(step)
                 if step.finish_reason == "error":
                     raise EngineError(f"the engine gave up on {plan.request_id}")
@@ -75,22 +77,22 @@ async def generate(
                     (metrics.inter_token if n_tokens else metrics.first_token).observe(now - latest)
                     n_tokens, latest = n_tokens + 1, now
                 for n_ready in shown.new_tokens():
-                    if guard.policy == "stop" and is_over(
-                        _risk_after(n_ready, transcript, served, plan), guard.threshold
-                    ):
-                        transcript.stop_after(n_ready)
-                        break
+                    if guard.policy == "stop":
+                        is_long = n_ready > LONG_RESPONSE
+                        risk = await offload(_risk_after, n_ready, transcript, served, plan, when=is_long)
+                        if is_over(risk, guard.threshold):
+                            transcript.stop_after(n_ready)
+                            break
                 shown.show()
                 if transcript.finish_reason is not None:
                     break
     finally:
         metrics.generation_tokens.inc(n_tokens)
-        metrics.queue.observe(timing.queue_seconds)
     if transcript.finish_reason is None:
         raise EngineError(f"the engine ended {plan.request_id} without a finish reason")
     response = transcript.response()
     began = time.perf_counter()
-    judgement = judge_response(served, plan, response)
+    judgement = await offload(judge_response, served, plan, response, when=len(response.tokens) > LONG_RESPONSE)
     shown.release_rest()
     seconds = time.perf_counter() - began
     metrics.scoring.labels("tap").observe(timing.scoring_seconds)

@@ -9,6 +9,7 @@ span, see `Locator`. Pure, and the same for a generated and a teacher-forced res
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -101,7 +102,8 @@ class Judgement:
 
     def is_answer(self, token: int) -> bool:
         """Whether a span holds this token."""
-        return any(part.span.start <= token < part.span.end for part in self.spans)
+        before = bisect_right(self.spans, token, key=lambda part: part.span.start)  # in order and disjoint
+        return before > 0 and token < self.spans[before - 1].span.end
 
 
 def unscored(response: ModelResponse) -> Judgement:

@@ -157,6 +157,20 @@ class Lifecycle:
         with served.engine.hold_heads(served.heads):
             yield served
 
+    async def prove(self, timeout_seconds: float) -> None:
+        """Score the golden trace of the served probe again.
+
+        Raises:
+            Exception: Whatever the engine does; or the scores are wrong or late.
+        """
+        served = self._served
+        if served is None:
+            return
+        with served.engine.hold_heads(served.heads):
+            departure = await check_golden(served.engine, served.artifact, served.heads, timeout_seconds)
+        if served is self._served:
+            self._passed(departure)
+
     def describe(self) -> list[str]:
         """The reasons, one line each."""
         return [f"{name}: {reason}" for name, reason in self.reasons.items()]
@@ -206,18 +220,13 @@ class Lifecycle:
             served = self._served
             if served is None:
                 continue
-            engine, seconds = served.engine, self.settings.canary_timeout_s
             try:
-                with engine.hold_heads(served.heads):
-                    departure = await check_golden(engine, served.artifact, served.heads, seconds)
+                await self.prove(self.settings.canary_timeout_s)
             except Exception as error:
                 logger.error("golden trace of %s", probe_label(served.probe), exc_info=error)
                 if served is self._served:  # else another probe has been proved meanwhile
                     self.reasons["golden_trace"] = one_line(error)
                     self.metrics.golden_ok.set(0)
-            else:
-                if served is self._served:
-                    self._passed(departure)
 
     def _passed(self, departure: float) -> None:
         self.reasons.pop("golden_trace", None)

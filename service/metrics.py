@@ -29,12 +29,20 @@ class Metrics:
 
         self.requests = counter("requests_total", "HTTP requests.", "route", "code", "action")
         self.duration = histogram("request_duration_seconds", "Whole requests.", _SECONDS, "route")
-        self.queue = histogram("queue_duration_seconds", "Waiting for a place in the batch.", _SECONDS)
+        self.queue = histogram("queue_duration_seconds", "Waiting for admission to the engine.", _SECONDS)
         self.first_token = histogram("time_to_first_token_seconds", "Until the engine's first token.", _SECONDS)
         self.inter_token = histogram("inter_token_latency_seconds", "Between two tokens.", _STEP_SECONDS)
         self.prompt_tokens = counter("prompt_tokens_total", "Tokens of prompts.")
         self.generation_tokens = counter("generation_tokens_total", "Tokens generated, those not served included.")
         self.running = gauge("requests_running", "Requests at work.")
+        self.waiting = gauge("requests_waiting", "Requests in the queue.")
+        self.queue_capacity = gauge("queue_capacity", "Requests that the queue holds at most.")
+        self.rejections = counter("admission_rejections_total", "Requests sent away before any work.", "reason")
+        self.draining = gauge("draining", "1: the server shuts down and takes no more requests.")
+        self.stalled = gauge("engine_stalled", "1: requests run and no token comes.")
+        self.tasks = gauge("event_loop_tasks", "Tasks of the event loop.")
+        self.steps = 0
+        """Steps and score passes of requests that came back from the engine, for the watchdog."""
         self.disconnects = counter("client_disconnects_total", "Clients that left before their answer.")
         self.response_risk = histogram("response_risk", "Risk of scored responses.", _RISKS, "probe", "role")
         self.token_risk = histogram("token_risk", "Risk of answer tokens.", _RISKS, "probe", "role")

@@ -5,6 +5,7 @@ Plain ASGI because a wrapping response class would hide the client's disconnect 
 
 import time
 
+from sse_starlette.sse import SendTimeoutError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -47,6 +48,9 @@ class CountRequests:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except SendTimeoutError:  # a stream's client that reads nothing any more is one that left, and no defect
+            code = CLIENT_LEFT
+            self.metrics.disconnects.inc()
         except Exception:
             code = 500  # answered further out
             raise

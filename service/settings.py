@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", min_length=1, description="cpu, cuda, cuda:1, ...; auto: CUDA where there is one")
     max_concurrent: int = Field(32, ge=1, le=4096, description="sequences generated together; more wait their turn")
+    queue_size: int = Field(128, ge=0, le=65536, description="requests that wait for them at most; more get 429")
+    queue_tokens: int = Field(
+        262144, ge=1, description="tokens of all waiting prompts and longest responses at most; more get 429"
+    )
     vllm_slots: int = Field(
         64, ge=1, le=4096, description="vllm engine: neurons that can be read in each layer, of two probes together"
     )
@@ -67,7 +71,12 @@ class Settings(BaseSettings):
     canary_timeout_s: float = Field(
         60.0, gt=0, description="seconds a golden trace may take, ten times as many at the start; late is not ready"
     )
-    drain_s: float = Field(30.0, ge=0, description="seconds that running requests get to finish at shutdown")
+    drain_s: float = Field(
+        30.0, ge=0, description="seconds that requests get to finish after the first SIGTERM; then they end in an error"
+    )
+    stall_s: float = Field(
+        120.0, ge=0, description="seconds without any token while requests run, after which /readyz fails; 0: never"
+    )
     on_error: OnError = Field(
         "fail_closed", description="when a response cannot be scored: fail_closed (an error) or fail_open (serve it)"
     )

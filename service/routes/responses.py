@@ -12,8 +12,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         413: "too large",
         415: "not application/json",
         422: "a field is wrong, or an option is not supported",
+        429: "the queue is full, or the key's rate limit is reached; see Retry-After",
         500: "a defect",
-        503: "not ready, or not scored under fail_closed",
+        503: "not ready, shutting down, or not scored under fail_closed",
         504: "timeout_s has passed",
     }.items()
 }

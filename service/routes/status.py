@@ -14,7 +14,7 @@ from prometheus_client.exposition import choose_encoder
 
 from probes.artifact import ArtifactError, ProbeArtifact, load_artifact
 from probes.registry import list_artifacts
-from service.routes.dependencies import CurrentLifecycle, CurrentMetrics, CurrentModel
+from service.routes.dependencies import CurrentDrain, CurrentLifecycle, CurrentMetrics, CurrentModel
 from service.routes.responses import NOT_READY
 from service.schemas.status import BudgetEntry, Index, Live, ProbeEntry, ProbeList, Ready, Version
 from service.version import VERSION
@@ -30,10 +30,12 @@ async def livez() -> Live:
 
 
 @router.get("/readyz", responses={503: {"model": Ready, "description": "not ready; says why"}})
-async def readyz(lifecycle: CurrentLifecycle, response: Response) -> Ready:
-    """Model and probe are loaded and the golden trace has passed."""
+async def readyz(lifecycle: CurrentLifecycle, drain: CurrentDrain, response: Response) -> Ready:
+    """Model and probe are loaded, the golden trace has passed, tokens come, and the server does not shut down."""
     reasons = lifecycle.describe()
-    response.status_code = 503 if reasons else 200
+    response.status_code = 503 if reasons or drain.is_draining else 200
+    if drain.is_draining:
+        return Ready(status="draining", reasons=["draining: the server shuts down", *reasons])
     return Ready(status="not_ready" if reasons else "ready", reasons=reasons)
 
 
@@ -64,6 +66,7 @@ async def list_probes(served: CurrentModel, lifecycle: CurrentLifecycle) -> Prob
 @router.get("/metrics", response_class=Response)
 async def show_metrics(request: Request, metrics: CurrentMetrics) -> Response:
     """Prometheus text."""
+    metrics.tasks.set(len(asyncio.all_tasks()))
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(metrics.registry), headers={"content-type": content_type})
 

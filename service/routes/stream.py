@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Message
 
+from service.admission import Ticket
 from service.answer import action_of, assemble, new_id
 from service.choice import Outcome, run_choices, within
 from service.errors import ApiError, internal_error
@@ -98,6 +99,7 @@ def stream_response(
     plans: Sequence[GenerationPlan],
     metrics: Metrics,
     request_id: str,
+    ticket: Ticket,
     form: StreamForm,
     headers: Mapping[str, str] | None = None,
 ) -> EventSourceResponse:
@@ -109,7 +111,7 @@ def stream_response(
             metrics.disconnects.inc()
 
     return EventSourceResponse(
-        _events(request, body, served, plans, metrics, request_id, form, ended),
+        _events(request, body, served, plans, metrics, request_id, ticket, form, ended),
         headers=headers,
         ping=PING_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="ping", sep=_LINE_END),
@@ -126,6 +128,7 @@ async def _events(
     plans: Sequence[GenerationPlan],
     metrics: Metrics,
     request_id: str,
+    ticket: Ticket,
     form: StreamForm,
     ended: asyncio.Event,
 ) -> AsyncIterator[ServerSentEvent]:
@@ -141,10 +144,10 @@ async def _events(
         yield event
     waiting: asyncio.Queue[TokenEvent | None] = asyncio.Queue()
     waits = plans[0].holds and not plans[0].hold_tokens  # until the whole response was judged
-    work = run_choices(served, plans, metrics, None if waits else lambda index: _forward(waiting, index))
+    on_token = None if waits else lambda index: _forward(waiting, index)
+    work = ticket.run(lambda: run_choices(served, plans, metrics, on_token))
     task = asyncio.ensure_future(within(body.timeout_s, work))
     task.add_done_callback(lambda _: waiting.put_nowait(None))
-    metrics.running.inc()
     try:
         while (token := await waiting.get()) is not None:
             for event in form.token(token):
@@ -157,7 +160,9 @@ async def _events(
             for event in form.judged(outcome):
                 yield event
         note_action(request.scope, action_of(outcomes))
-        last = form.done(assemble(response_id, model, plans, outcomes, [outcome.choice for outcome in outcomes]))
+        choices = [outcome.choice for outcome in outcomes]
+        answer = assemble(response_id, model, plans, outcomes, choices, queue_seconds=ticket.queue_seconds)
+        last = form.done(answer)
     except ApiError as error:
         last = form.failed(error.envelope(request_id))
     except Exception as error:  # the status line has gone out: a defect, too, must end in words
@@ -165,7 +170,6 @@ async def _events(
         last = form.failed(internal_error().envelope(request_id))
     finally:
         task.cancel()
-        metrics.running.dec()
     ended.set()
     for event in last:
         yield event
