@@ -9,7 +9,8 @@ from service.errors import install_handlers
 from service.lifecycle import Lifecycle, Parts
 from service.metrics import Metrics
 from service.middleware import CountRequests, LimitBody
-from service.routes import activate, generate, score, status
+from service.prompt_memory import PromptMemory
+from service.routes import activate, checks, generate, litellm, score, status
 from service.settings import Settings
 from service.version import VERSION
 
@@ -34,9 +35,14 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
         title="hguard", version=VERSION, summary="Hallucination risk while a model answers", lifespan=lifespan
     )
     app.state.lifecycle = lifecycle
+    app.state.prompts = PromptMemory(
+        limit_bytes=settings.prompt_memory_bytes,
+        seconds=settings.prompt_memory_s,
+        on_evicted=metrics.prompts_evicted.inc,
+    )
     install_handlers(app)
     app.add_middleware(LimitBody)
     app.add_middleware(CountRequests, metrics=metrics)  # added last, so it is passed first
-    for module in (generate, score, activate, status):
+    for module in (generate, score, checks, litellm, activate, status):
         app.include_router(module.router)
     return app

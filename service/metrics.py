@@ -42,6 +42,7 @@ class Metrics:
         self.scored = counter("scored_responses_total", "Responses that got a risk.")
         self.scoring_failures = counter("scoring_failures_total", "Responses that could not be scored.", "reason")
         self.fail_open = counter("fail_open_total", "Responses served although they could not be scored.", "reason")
+        self.prompts_evicted = counter("prompts_evicted_total", "Prompts forgotten early: their memory was full.")
         self.actions = counter("actions_total", "What the policy did.", "action", "policy")
         self.suppressed = counter("suppressed_requests_total", "Responses generated again with alpha below 1.")
         self.golden_ok = gauge("golden_trace_ok", "1: the engine reproduces the artifact's scores.")
