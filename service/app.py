@@ -38,7 +38,7 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     app.state.prompts = PromptMemory(
         limit_bytes=settings.prompt_memory_bytes,
         seconds=settings.prompt_memory_s,
-        on_evicted=metrics.prompts_evicted.inc,
+        on_unread=lambda reason: metrics.prompts_forgotten.labels(reason).inc(),
     )
     install_handlers(app)
     app.add_middleware(LimitBody)

@@ -4,18 +4,23 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 from service.schemas.prompt import Message
 
 ENTRY_BYTES = 1024
 """Counted for an entry beside its text, so that many empty prompts have a bound, too."""
 
+Forgotten = Literal["expired", "evicted"]
 
-class _Entry(NamedTuple):
+
+@dataclass(slots=True)
+class _Entry:
     conversation: tuple[Message, ...]
     n_bytes: int
     expires: float
+    is_read: bool = False
 
 
 class PromptMemory:
@@ -26,7 +31,7 @@ class PromptMemory:
         *,
         limit_bytes: int,
         seconds: float,
-        on_evicted: Callable[[], object] = lambda: None,
+        on_unread: Callable[[Forgotten], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make an empty one.
@@ -34,10 +39,10 @@ class PromptMemory:
         Args:
             limit_bytes: Of all conversations together.
             seconds: How long one is kept.
-            on_evicted: Called for each that had to go before its time.
+            on_unread: Called for each that goes before anybody has asked for it, with the reason.
             clock: Seconds that never go back.
         """
-        self._limit_bytes, self._seconds, self._on_evicted, self._clock = limit_bytes, seconds, on_evicted, clock
+        self._limit_bytes, self._seconds, self._on_unread, self._clock = limit_bytes, seconds, on_unread, clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self.n_bytes = 0
 
@@ -47,26 +52,34 @@ class PromptMemory:
 
     def keep(self, call_id: str, conversation: tuple[Message, ...]) -> None:
         """Remember a conversation; a newer one under the same id takes its place."""
-        self._drop(call_id)
-        now = self._clock()
+        self._pop(call_id)
         n_bytes = ENTRY_BYTES + sum(sys.getsizeof(message.content) for message in conversation)
-        self._entries[call_id] = _Entry(conversation, n_bytes, now + self._seconds)
+        self._entries[call_id] = _Entry(conversation, n_bytes, self._clock() + self._seconds)
         self.n_bytes += n_bytes
-        while self._entries:
-            oldest = next(iter(self._entries))
-            is_expired = self._entries[oldest].expires <= now
-            if not is_expired and self.n_bytes <= self._limit_bytes:
-                return
-            self._drop(oldest)
-            if not is_expired:
-                self._on_evicted()
+        self.tidy()
+        while self.n_bytes > self._limit_bytes:
+            self._forget_oldest("evicted")
 
     def recall(self, call_id: str) -> tuple[Message, ...] | None:
         """The conversation; None where it was never kept, is too old, or had to go."""
+        self.tidy()
         entry = self._entries.get(call_id)
-        return entry.conversation if entry is not None and self._clock() < entry.expires else None
+        if entry is None:
+            return None
+        entry.is_read = True
+        return entry.conversation
 
-    def _drop(self, call_id: str) -> None:
-        entry = self._entries.pop(call_id, None)
-        if entry is not None:
-            self.n_bytes -= entry.n_bytes
+    def tidy(self) -> None:
+        """Forget what is too old."""
+        now = self._clock()
+        while self._entries and next(iter(self._entries.values())).expires <= now:
+            self._forget_oldest("expired")
+
+    def _forget_oldest(self, reason: Forgotten) -> None:
+        if not self._pop(next(iter(self._entries))).is_read:
+            self._on_unread(reason)
+
+    def _pop(self, call_id: str) -> _Entry:
+        entry = self._entries.pop(call_id, None) or _Entry((), 0, 0.0)
+        self.n_bytes -= entry.n_bytes
+        return entry
