@@ -12,7 +12,8 @@ from service.choice import run_together, within
 from service.errors import ApiError, internal_error
 from service.metrics import Metrics
 from service.policy import OnError
-from service.schemas.check import AnswerCheck, CheckOptions
+from service.schemas.check import AnswerCheck
+from service.schemas.litellm import GuardrailOptions
 from service.schemas.prompt import Message
 from service.schemas.report import GuardReport
 from service.schemas.score import ScoreResponse
@@ -53,7 +54,7 @@ async def check_texts(
     served: ServedModel,
     conversation: Sequence[Message],
     texts: Sequence[str],
-    options: CheckOptions,
+    options: GuardrailOptions,
     metrics: Metrics,
     on_error: OnError,
 ) -> list[Verdict]:
@@ -66,7 +67,7 @@ async def check_texts(
     async def check(text: str) -> Verdict:
         if not text:
             return Verdict()
-        body = AnswerCheck(messages=list(conversation), response=text, guard=options)
+        body = AnswerCheck(messages=list(conversation), response=text, guard=options, timeout_s=options.timeout_s)
         try:
             answer = await check_answer(served, body, metrics)
         except ApiError as error:

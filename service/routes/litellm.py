@@ -22,8 +22,7 @@ from service.prompt_memory import PromptMemory
 from service.routes.dependencies import CurrentLifecycle, CurrentMetrics
 from service.routes.responses import ERRORS
 from service.schemas.chat_text import read_conversation
-from service.schemas.check import CheckOptions
-from service.schemas.litellm import GuardrailAnswer, GuardrailRequest
+from service.schemas.litellm import GuardrailAnswer, GuardrailOptions, GuardrailRequest
 from service.schemas.prompt import Message
 from service.served import probe_label
 
@@ -58,7 +57,7 @@ async def guard_call(
         if body.litellm_call_id is not None:
             prompts.keep(body.litellm_call_id, _conversation(body))
         return _json(GuardrailAnswer(action="NONE"))
-    options = body.additional_provider_specific_params or CheckOptions()
+    options = body.additional_provider_specific_params or GuardrailOptions()
     on_error = options.on_error or lifecycle.settings.on_error
     try:
         work = _judge(lifecycle, prompts, body, options, metrics, on_error)
@@ -86,7 +85,7 @@ async def _judge(
     lifecycle: Lifecycle,
     prompts: PromptMemory,
     body: GuardrailRequest,
-    options: CheckOptions,
+    options: GuardrailOptions,
     metrics: Metrics,
     on_error: OnError,
 ) -> GuardrailAnswer:

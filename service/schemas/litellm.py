@@ -9,6 +9,17 @@ from service.schemas.report import GuardReport
 from service.schemas.strict import Sent
 
 
+class GuardrailOptions(CheckOptions):
+    """Guard options of the gateway's configuration."""
+
+    timeout_s: float = Field(
+        20.0,
+        gt=0,
+        le=3600,
+        description="seconds for a verdict; over it the answer is unscored; less than the gateway's",
+    )
+
+
 class GuardrailRequest(BaseModel):
     """The fields that we use; the gateway's releases add others, so unknown ones are let by here and only here."""
 
@@ -19,7 +30,7 @@ class GuardrailRequest(BaseModel):
     texts: list[str] | None = Field(None, description="of the prompt, or one an answer")
     structured_messages: list[dict[str, Any]] | None = Field(None, description="the conversation; before the call only")
     images: list[str] | None = Field(None, description="before the call: the prompt cannot be scored")
-    additional_provider_specific_params: CheckOptions | None = Field(
+    additional_provider_specific_params: GuardrailOptions | None = Field(
         None, description="from the gateway's configuration: the guard options"
     )
 

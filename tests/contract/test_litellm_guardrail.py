@@ -1,9 +1,10 @@
 """LiteLLM's guardrail route: the prompt comes before the call, the answers after it, and no fault is a quiet pass."""
 
+import httpx
 import pytest
 
 from service.engines.base import EngineError
-from tests.serving import QUESTION, make_parts
+from tests.serving import QUESTION, make_parts, serve_on_port, wait_until
 
 PATH = "/beta/litellm_basic_guardrail_api"
 USER = {"role": "user", "content": QUESTION}
@@ -148,6 +149,31 @@ async def test_a_scorer_that_fails_is_never_a_clean_answer(serve, fault, reason,
     assert failures == {f'hguard_scoring_failures_total{{reason="{counted_as}"}}': 1}
     opened = await counted(client, "hguard_fail_open_total{")
     assert opened == ({f'hguard_fail_open_total{{reason="{counted_as}"}}': 1} if on_error == "fail_open" else {})
+
+
+async def test_a_late_verdict_blocks_before_the_gateway_gives_up_waiting(serve):
+    parts = make_parts()
+    client = await serve(parts)
+    await remember(client)
+    parts.engine.fault = "hang"
+    found = await post(client, RESPONSE, {"timeout_s": 0.05})
+    assert (found["action"], found["unscored"]) == ("BLOCKED", ["timeout"])
+    assert parts.engine.running == 0
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/checks"])
+async def test_a_gateway_that_stops_waiting_stops_the_scoring(path):
+    parts = make_parts()
+    conversation = [USER, {"role": "assistant", "content": ANSWER}]
+    with serve_on_port(parts) as address:
+        async with httpx.AsyncClient(base_url=address) as client:
+            await remember(client)
+            parts.engine.fault = "hang"
+            with pytest.raises(httpx.ReadTimeout):
+                await client.post(path, json=RESPONSE if path == PATH else {"messages": conversation}, timeout=0.3)
+            await wait_until(lambda: parts.engine.running == 0)
+            assert (await counted(client, "hguard_client_disconnects_total")) == {"hguard_client_disconnects_total": 1}
+            assert (await counted(client, "hguard_requests_running")) == {"hguard_requests_running": 0}
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a defect"), EngineError("gone")])
