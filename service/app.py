@@ -36,8 +36,8 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     )
     app.state.lifecycle = lifecycle
     app.state.prompts = PromptMemory(
-        limit_bytes=settings.prompt_memory_bytes,
-        seconds=settings.prompt_memory_s,
+        limit_bytes=settings.remember_bytes,
+        seconds=settings.remember_s,
         on_unread=lambda reason: metrics.prompts_forgotten.labels(reason).inc(),
     )
     install_handlers(app)

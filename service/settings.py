@@ -79,10 +79,10 @@ class Settings(BaseSettings):
         pattern="^[0-9a-fA-F]{64}$",
         description="SHA-256, in hex, of the key that POST /probes/activate asks for; unset: nobody may",
     )
-    prompt_memory_s: float = Field(
+    remember_s: float = Field(
         600.0, gt=0, description="seconds a prompt from LiteLLM's gateway is kept, waiting for its answer"
     )
-    prompt_memory_bytes: int = Field(
+    remember_bytes: int = Field(
         64 * 1024 * 1024, ge=1, description="memory for those prompts; over it the oldest is forgotten"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")

@@ -30,7 +30,7 @@ router = APIRouter()
 
 _HINTS = {
     "prompt_not_remembered": "no prompt came before it under its litellm_call_id: the guardrail needs both modes, "
-    "pre_call and post_call, at one hguard process, and HGUARD_PROMPT_MEMORY_S longer than the model takes",
+    "pre_call and post_call, at one hguard process, and HGUARD_REMEMBER_S longer than the model takes",
     "prompt_unsupported": "its prompt is not a conversation in text that ends with the user's turn",
 }
 

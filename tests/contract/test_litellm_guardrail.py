@@ -217,7 +217,7 @@ async def test_a_wrong_configuration_is_an_error_even_under_fail_open(serve, par
 
 
 async def test_prompts_that_nobody_judged_are_counted_when_they_go(serve):
-    client = await serve(make_parts(), prompt_memory_bytes=3000)
+    client = await serve(make_parts(), remember_bytes=3000)
     for at in range(4):
         await remember(client, litellm_call_id=f"call-{at}")
     assert await counted(client, "hguard_prompts_forgotten_total{") == {

@@ -178,7 +178,12 @@ def test_hguard_down_is_no_answer_under_fail_closed_and_every_answer_under_fail_
         assert texts == []
         assert isinstance(error, openai.InternalServerError)
         assert stack.upstream.calls == 1
-        assert ask(stack.variants, "fail_open").choices[0].message.content == RISKY
+        messages = [{"role": "user", "content": QUESTION}]
+        unguarded = stack.variants.chat.completions.with_raw_response.create(
+            model="guarded", messages=messages, extra_body={"guardrails": ["fail_open"]}
+        )
+        assert unguarded.parse().choices[0].message.content == RISKY
+        assert unguarded.headers["x-litellm-applied-guardrails"] == "fail_open"  # so that header is no proof
     finally:
         stack.upstream.before_reply = lambda: None
         stack.hguard.start()
