@@ -90,13 +90,16 @@ async def _judge(
     on_error: OnError,
 ) -> GuardrailAnswer:
     texts = body.texts or []
+
+    def answer_without_score(reason: str) -> GuardrailAnswer:
+        verdicts = [without_score(reason, on_error, metrics) if text else Verdict() for text in texts]
+        return _answer(verdicts, None, on_error, probe="")
+
     conversation = prompts.recall(body.litellm_call_id) if body.litellm_call_id is not None else None
     if not any(texts):
         return GuardrailAnswer(action="NONE", guards=(None,) * len(texts))
     if not conversation:
-        reason = "prompt_not_remembered" if conversation is None else "prompt_unsupported"
-        verdicts = [without_score(reason, on_error, metrics) if text else Verdict() for text in texts]
-        return _answer(verdicts, None, on_error, probe="")
+        return answer_without_score("prompt_not_remembered" if conversation is None else "prompt_unsupported")
     try:
         with lifecycle.serving() as served:
             verdicts = await check_texts(served, conversation, texts, options, metrics, on_error)
@@ -104,8 +107,7 @@ async def _judge(
     except ApiError as error:
         if error.status != 503:
             raise
-        verdicts = [without_score(error.code, on_error, metrics) if text else Verdict() for text in texts]
-        return _answer(verdicts, None, on_error, probe="")
+        return answer_without_score(error.code)
 
 
 def _answer(verdicts: Sequence[Verdict], model: str | None, on_error: OnError, *, probe: str) -> GuardrailAnswer:
