@@ -120,6 +120,7 @@ def start_gateway(config: Path, folder: Path, *, upstream: str, hguard: str) -> 
         "UPSTREAM_URL": upstream,
         "UPSTREAM_API_KEY": "none",
         "HGUARD_URL": hguard,
+        "HGUARD_API_KEY": "none",
         "LITELLM_MASTER_KEY": MASTER_KEY,
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # nothing is fetched at its start
     }

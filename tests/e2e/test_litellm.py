@@ -27,20 +27,23 @@ RISKY = "It has been the old harbour town of Marseille since the year 1602."
 BLOCKED = "hguard blocked this answer: hallucination risk 0.81 is not below the threshold 0.70"
 
 
-def variants(example):
-    """The example's guardrail in other settings, each for requests that name it."""
+def variants(example, hguard):
+    """The example's guardrail in other settings, each for requests that name it, and hguard as a model, too."""
     (guardrail,) = example["guardrails"]
     params = {**guardrail["litellm_params"], "default_on": False}
     sampled = {name: value for name, value in params.items() if name not in STREAM_OPTIONS}
     chosen = {
+        "same": params,
         "fail_open": {**params, "unreachable_fallback": "fail_open"},
         "sampled": sampled,
         "at_end": {**sampled, "streaming_end_of_stream_only": True},
         "post_only": {**params, "mode": "post_call"},
         "flag": {**params, "additional_provider_specific_params": {"policy": "flag", "threshold": 0.7}},
     }
+    itself = {"model": "openai/fake", "api_base": f"{hguard}/v1", "api_key": "none"}
     return {
         **example,
+        "model_list": [*example["model_list"], {"model_name": "itself", "litellm_params": itself}],
         "guardrails": [{"guardrail_name": name, "litellm_params": params} for name, params in chosen.items()],
         "router_settings": {"disable_cooldowns": True},
     }
@@ -51,9 +54,9 @@ def stack(tmp_path_factory):
     """The example as it is, its variants, hguard behind both and the model behind all."""
     folder = tmp_path_factory.mktemp("litellm")
     others = folder / "variants.yaml"
-    others.write_text(json.dumps(variants(yaml.safe_load(EXAMPLE.read_text()))))
     with serve_upstream() as upstream:
         hguard = start_hguard(folder)
+        others.write_text(json.dumps(variants(yaml.safe_load(EXAMPLE.read_text()), hguard.address)))
         places = {"upstream": upstream.address, "hguard": hguard.address}
         gateways = [start_gateway(config, folder, **places) for config in (EXAMPLE, others)]
         with running(hguard, *gateways):
@@ -73,10 +76,10 @@ def say(stack):
     return choose
 
 
-def ask(client, guardrail=None, **more):
+def ask(client, guardrail=None, model="guarded", **more):
     body = {"guardrails": [guardrail]} if guardrail else {}
     messages = [{"role": "user", "content": QUESTION}]
-    return client.chat.completions.create(model="guarded", messages=messages, extra_body=body, **more)
+    return client.chat.completions.create(model=model, messages=messages, extra_body=body, **more)
 
 
 def read_stream(client, guardrail=None):
@@ -162,6 +165,14 @@ def test_a_guardrail_that_never_gets_the_prompt_blocks_and_says_what_is_missing(
     say(CLEAN)
     with pytest.raises(openai.BadRequestError, match=r"unscored, prompt_not_remembered .* pre_call and post_call"):
         ask(stack.variants, "post_only")
+
+
+def test_hguard_is_the_model_and_its_guardrail(stack):
+    if httpx.get(f"{stack.hguard.address}/v1/models").status_code == 404:
+        pytest.skip("hguard has no OpenAI-compatible routes yet")
+    assert ask(stack.variants, "flag", model="itself").choices[0].message.content == "The answer is Paris."
+    with pytest.raises(openai.BadRequestError, match=r"hguard blocked .* risk 0\.75 is not below"):
+        ask(stack.variants, "same", model="itself")
 
 
 def test_hguard_down_is_no_answer_under_fail_closed_and_every_answer_under_fail_open(stack, say):
