@@ -8,9 +8,6 @@ from pydantic_core import PydanticCustomError
 
 from service.schemas.prompt import Message, Prompted
 
-PART_END = "\n"
-"""Between two parts of text, as vLLM joins them for a template that knows text only."""
-
 
 def join_parts(content: object) -> object:
     """The text of a message's content; what has no text only is returned as it came.
@@ -24,7 +21,7 @@ def join_parts(content: object) -> object:
     texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
     if len(texts) < len(content):
         raise PydanticCustomError("parts", "content is text, or parts of type text: this model reads nothing else")
-    return PART_END.join(texts)
+    return "".join(texts)
 
 
 class ChatMessage(Message):

@@ -12,9 +12,9 @@ def read(*rows):
 
 
 def test_parts_names_and_developers_are_read():
-    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": " two"}]
     rows = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts, "name": "Ann"}]
-    assert read(*rows) == [("system", "Be brief."), ("user", "one\ntwo")]
+    assert read(*rows) == [("system", "Be brief."), ("user", "one two")]
 
 
 @pytest.mark.parametrize(
