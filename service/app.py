@@ -15,7 +15,8 @@ from service.lifecycle import Lifecycle, Parts
 from service.metrics import Metrics
 from service.middleware import CountRequests, LimitBody
 from service.openapi import install_openapi
-from service.routes import activate, generate, openai, score, status
+from service.prompt_memory import PromptMemory
+from service.routes import activate, checks, generate, litellm, openai, score, status
 from service.settings import Settings
 from service.version import VERSION
 from service.watchdog import Watchdog
@@ -61,11 +62,16 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     app.state.lifecycle = lifecycle
     app.state.admission = admission
     app.state.drain = Drain(admission, metrics, settings.drain_s)
+    app.state.prompts = PromptMemory(
+        limit_bytes=settings.remember_bytes,
+        seconds=settings.remember_s,
+        on_unread=lambda reason: metrics.prompts_forgotten.labels(reason).inc(),
+    )
     install_handlers(app)
     app.add_middleware(LimitBody)
     app.add_middleware(Authorize, keys=keys)
     app.add_middleware(CountRequests, metrics=metrics)  # added last, so it is passed first
-    for module in (generate, score, openai, activate, status):
+    for module in (generate, score, openai, checks, litellm, activate, status):
         app.include_router(module.router)
     install_openapi(app)
     return app

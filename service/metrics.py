@@ -51,6 +51,9 @@ class Metrics:
         self.scored = counter("scored_responses_total", "Responses that got a risk.")
         self.scoring_failures = counter("scoring_failures_total", "Responses that could not be scored.", "reason")
         self.fail_open = counter("fail_open_total", "Responses served although they could not be scored.", "reason")
+        self.prompts_forgotten = counter(
+            "prompts_forgotten_total", "Prompts whose answer nobody had judged when they went.", "reason"
+        )
         self.actions = counter("actions_total", "What the policy did.", "action", "policy")
         self.suppressed = counter("suppressed_requests_total", "Responses generated again with alpha below 1.")
         self.golden_ok = gauge("golden_trace_ok", "1: the engine reproduces the artifact's scores.")

@@ -94,6 +94,12 @@ class Settings(BaseSettings):
         pattern="^[0-9a-fA-F]{64}$",
         description="SHA-256, in hex, of a key with the scope admin, beside those of the file",
     )
+    remember_s: float = Field(
+        600.0, gt=0, description="seconds a prompt from LiteLLM's gateway is kept, waiting for its answer"
+    )
+    remember_bytes: int = Field(
+        64 * 1024 * 1024, ge=1, description="memory for those prompts; over it the oldest is forgotten"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
     fake_step_s: float = Field(0.0, ge=0, description="fake engine only: seconds a step takes")
     fake_fault: Literal["none", "missing_rows", "nan_scores", "crash", "hang"] = Field(
