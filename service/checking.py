@@ -12,6 +12,7 @@ from service.admission import Ticket
 from service.answer import new_id
 from service.choice import run_together, within
 from service.errors import ApiError, internal_error
+from service.key_limits import allow_policy
 from service.metrics import Metrics
 from service.offload import LONG_BODY, offload
 from service.policy import OnError
@@ -44,6 +45,7 @@ async def check_answer(served: ServedModel, body: AnswerCheck, metrics: Metrics,
     Raises:
         ApiError: As `/score` answers.
     """
+    body = body.model_copy(update={"guard": allow_policy(served.limits, body.guard)})
     plan = await offload(plan_score, served, body, when=len(body.response or "") > LONG_BODY)
     ticket.join(1, len(plan.prompt_ids) + len(plan.response_ids))
     metrics.prompt_tokens.inc(len(plan.prompt_ids))

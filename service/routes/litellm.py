@@ -17,6 +17,7 @@ from service.auth import caller_of
 from service.checking import Verdict, check_texts, without_score
 from service.disconnect import ClientLeftError, while_connected
 from service.errors import ApiError
+from service.key_limits import allow_on_error
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.middleware import CLIENT_LEFT, note_action
@@ -61,7 +62,7 @@ async def guard_call(
             prompts.keep(body.litellm_call_id, _conversation(body))
         return _json(GuardrailAnswer(action="NONE"))
     options = body.additional_provider_specific_params or GuardrailOptions()
-    on_error = options.on_error or lifecycle.settings.on_error
+    on_error = allow_on_error(caller_of(request.scope).limits, options, lifecycle.settings.on_error)
     try:
         work = _judge(request, lifecycle, prompts, body, options, metrics, on_error)
         answer = await while_connected(request.receive, work)
