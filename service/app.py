@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from service.errors import install_handlers
+from service.feedback import Feedback
 from service.lifecycle import Lifecycle, Parts
 from service.metrics import Metrics
 from service.middleware import CountRequests, LimitBody
-from service.routes import activate, generate, score, status
+from service.routes import activate, feedback, generate, score, status
 from service.settings import Settings
 from service.version import VERSION
 
@@ -23,20 +24,24 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     """
     metrics = Metrics()
     lifecycle = Lifecycle(settings, metrics, parts)
+    labels = Feedback(settings, metrics, lambda: lifecycle.active)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await lifecycle.start()
+        labels.start()
         yield
+        await labels.close()
         await lifecycle.close()
 
     app = FastAPI(
         title="hguard", version=VERSION, summary="Hallucination risk while a model answers", lifespan=lifespan
     )
     app.state.lifecycle = lifecycle
+    app.state.feedback = labels
     install_handlers(app)
     app.add_middleware(LimitBody)
     app.add_middleware(CountRequests, metrics=metrics)  # added last, so it is passed first
-    for module in (generate, score, activate, status):
+    for module in (generate, score, feedback, activate, status):
         app.include_router(module.router)
     return app

@@ -51,6 +51,12 @@ class Metrics:
         self.build_info = gauge("build_info", "1, with what runs.", "version", "engine", "model", "dtype")
         self.probe_loads = counter("probe_loads_total", "Probes loaded or refused.", "result")
         self.probe_load_time = gauge("probe_last_load_timestamp_seconds", "When a probe was last loaded.")
+        self.feedback = counter("feedback_total", "Responses that were labelled, by their first label.", "label")
+        self.feedback_failures = counter(
+            "feedback_failures_total",
+            "Labels answered with 503, and served responses that could not be kept for one.",
+            "operation",
+        )
 
     def record_judgement(self, judgement: Judgement, probe: str) -> None:
         """Count a judged response and its risks."""

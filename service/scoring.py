@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from probes.spans import TextStream
 from service.choice import require_score
 from service.errors import ApiError
+from service.feedback import Feedback
 from service.guard import judge
 from service.metrics import Metrics
 from service.plan import GuardPlan, check_length, check_names, encode_request, encode_response, plan_guard
@@ -44,8 +45,10 @@ def plan_score(served: ServedModel, body: ScoreRequest) -> ScorePlan:
     return ScorePlan(prompt_ids, response_ids, text, plan_guard(served, body.guard, body.question))
 
 
-async def run_score(served: ServedModel, plan: ScorePlan, metrics: Metrics, response_id: str) -> ScoreResponse:
-    """Score, judge and report.
+async def run_score(
+    served: ServedModel, plan: ScorePlan, metrics: Metrics, response_id: str, feedback: Feedback | None = None
+) -> ScoreResponse:
+    """Score, judge, remember and report.
 
     Raises:
         ApiError: The response could not be scored and the policy on errors is fail_closed.
@@ -63,6 +66,8 @@ async def run_score(served: ServedModel, plan: ScorePlan, metrics: Metrics, resp
     require_score(judgement, guard.on_error, metrics)
     action = decide(guard.policy, judgement.risk, guard.threshold)
     metrics.record_action(action, guard.policy)
+    if feedback is not None:
+        feedback.remember_scored(response_id, served, guard, response, judgement, action)
     n_prompt, n_response = len(plan.prompt_ids), len(plan.response_ids)
     return ScoreResponse(
         id=response_id,

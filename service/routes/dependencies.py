@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.feedback import Feedback
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.served import ServedModel
@@ -27,6 +28,13 @@ def metrics_of(request: Request) -> Metrics:
     return lifecycle_of(request).metrics
 
 
+def feedback_of(request: Request) -> Feedback:
+    """The application's memory of served responses."""
+    feedback: Feedback = request.app.state.feedback
+    return feedback
+
+
 CurrentLifecycle = Annotated[Lifecycle, Depends(lifecycle_of)]
 CurrentModel = Annotated[ServedModel, Depends(served_of)]
 CurrentMetrics = Annotated[Metrics, Depends(metrics_of)]
+CurrentFeedback = Annotated[Feedback, Depends(feedback_of)]

@@ -13,6 +13,7 @@ from starlette.types import Message
 from service.answer import action_of, assemble, new_id
 from service.choice import Outcome, run_choices, within
 from service.errors import ApiError, internal_error
+from service.feedback import Feedback
 from service.generation import OnToken
 from service.guard import TokenScore
 from service.metrics import Metrics
@@ -39,6 +40,7 @@ def stream_response(
     served: ServedModel,
     plans: Sequence[GenerationPlan],
     metrics: Metrics,
+    feedback: Feedback,
     request_id: str,
 ) -> EventSourceResponse:
     """The response whose body is the stream; when the client leaves, its generator is cancelled."""
@@ -49,7 +51,7 @@ def stream_response(
             metrics.disconnects.inc()
 
     return EventSourceResponse(
-        _events(request, body, served, plans, metrics, request_id, ended),
+        _events(request, body, served, plans, metrics, feedback, request_id, ended),
         ping=PING_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="ping", sep=_LINE_END),
         sep=_LINE_END,
@@ -64,6 +66,7 @@ async def _events(
     served: ServedModel,
     plans: Sequence[GenerationPlan],
     metrics: Metrics,
+    feedback: Feedback,
     request_id: str,
     ended: asyncio.Event,
 ) -> AsyncIterator[ServerSentEvent]:
@@ -88,6 +91,7 @@ async def _events(
         while (event := await waiting.get()) is not None:
             yield event
         outcomes = task.result()
+        feedback.remember_choices(response_id, served, plans, outcomes)
         for outcome in outcomes:
             for event in _closing(outcome, holds=holds, shows_spans=body.guard.return_spans):
                 yield event
