@@ -57,7 +57,7 @@ def make_reference(risks: NDArray[np.float64], rows: str, *, bins: int = 10) -> 
         rows: Which rows they are of, for people.
         bins: At most.
     """
-    edges = np.unique(np.quantile(risks, np.arange(1, bins) / bins))
+    edges = np.unique(np.quantile(risks, np.arange(1, bins) / bins, method="higher"))
     kept = tuple(float(edge) for edge in edges if edge > risks.min())
     counts = np.bincount(np.searchsorted(kept, risks, side="right"), minlength=len(kept) + 1)
     return RiskReference(kept, tuple(map(int, counts)), rows)

@@ -61,6 +61,7 @@ class Feedback:
             url = database_url(None if secret is None else secret.get_secret_value())
         except FeedbackUrlError as error:
             raise StartupError(str(error)) from None
+        self._place = "nowhere" if url is None else url.render_as_string(hide_password=True)
         self._writer = None if url is None else FeedbackWriter(FeedbackStore(url), metrics)
         self._task: asyncio.Task[None] | None = None
         self._n_waiting = 0
@@ -70,6 +71,7 @@ class Feedback:
 
     def start(self) -> None:
         """Begin to write."""
+        logger.info("feedback is kept in %s", self._place)
         if self._writer is not None:
             self._task = asyncio.create_task(self._write_again_and_again(self._writer))
 

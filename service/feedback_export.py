@@ -1,12 +1,13 @@
-"""`hguard-feedback export`: the labelled rows as JSON lines, for `offline/recalibrate.py`. Reads the service's settings."""
+"""`hguard-feedback export`: labelled rows as JSON lines, for `offline/recalibrate.py`; uses the service's settings."""
 
 import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -28,10 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             store = _open_store()
             stack.callback(store.close)
             rows = store.export()
-            first = next(rows, None)  # a database that is down must not leave an empty file
+            first = list(islice(rows, 1))
+            # A database that is down has said so by now, and leaves no empty file.
             file = sys.stdout if chosen.out is None else stack.enter_context(_create(chosen.out))
-            n = _write(file, [] if first is None else [first], rows)
-    except (SettingsError, FeedbackUrlError, SQLAlchemyError, OSError) as error:
+            n = _write(file, chain(first, rows))
+    except (SettingsError, FeedbackUrlError) as error:
+        sys.stderr.write(f"hguard-feedback: {error}\n")
+        return EXIT_USAGE
+    except (SQLAlchemyError, OSError) as error:
         sys.stderr.write(f"hguard-feedback: {one_line(error)}\n")
         return EXIT_USAGE
     sys.stderr.write(f"{n} labelled rows\n")
@@ -52,15 +57,14 @@ def _open_store() -> FeedbackStore:
     return FeedbackStore(url)
 
 
-def _create(path: Path) -> Any:
+def _create(path: Path) -> TextIO:
     path.touch(mode=0o600, exist_ok=False)
     return path.open("w", encoding="utf-8")
 
 
-def _write(file: Any, *parts: Iterable[dict[str, Any]]) -> int:
+def _write(file: TextIO, rows: Iterable[dict[str, Any]]) -> int:
     n = 0
-    for rows in parts:
-        for row in rows:
-            file.write(json.dumps(as_line(row), ensure_ascii=False, allow_nan=False) + "\n")
-            n += 1
+    for row in rows:
+        file.write(json.dumps(as_line(row), ensure_ascii=False, allow_nan=False) + "\n")
+        n += 1
     return n

@@ -22,7 +22,9 @@ async def serve() -> AsyncIterator[Callable[..., Any]]:
         yield start
 
 
-@pytest.fixture(autouse=True)
-def _no_feedback_at_home(monkeypatch):
+@pytest.fixture(autouse=True, scope="session")
+def _no_feedback_at_home():
     """Tests that keep labels name a database of their own; the others must not write into the user's."""
-    monkeypatch.setenv("HGUARD_FEEDBACK_URL", "off")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HGUARD_FEEDBACK_URL", "off")
+        yield
