@@ -68,3 +68,7 @@ def _write(file: TextIO, rows: Iterable[dict[str, Any]]) -> int:
         file.write(json.dumps(as_line(row), ensure_ascii=False, allow_nan=False) + "\n")
         n += 1
     return n
+
+
+if __name__ == "__main__":
+    sys.exit(main())

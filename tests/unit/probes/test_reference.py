@@ -10,6 +10,7 @@ import torch
 
 from probes.artifact import ArtifactError, load_artifact, save_artifact
 from probes.reference import RiskReference, make_reference
+from probes.registry import list_artifacts
 from tests.unit.probes.artifacts import make_artifact
 
 torch.set_num_threads(1)
@@ -85,3 +86,12 @@ def test_an_artifact_of_before_references_still_loads(tmp_path, model):
     (folder / "probe.json").write_text(json.dumps(described))
     with pytest.raises(ArtifactError, match="one count a bin"):
         load_artifact(folder)
+
+
+def test_the_shipped_probe_carries_a_reference():
+    """Otherwise the service's PSI would be absent for everybody, without a word."""
+    for folder in list_artifacts():
+        reference = load_artifact(folder).reference
+        assert reference is not None
+        assert (sum(reference.counts), reference.rows) == (1500, "unfiltered-test")
+        assert max(reference.counts) <= 0.2 * sum(reference.counts)
