@@ -16,6 +16,8 @@ from service.served_response import ServedResponse
 
 PENDING_LIMIT = 10_000
 """Responses that wait for a database at most."""
+PENDING_CHARACTERS = 50_000_000
+"""Characters of them at most, where texts are kept: a prompt may have a million."""
 FAILURES = (SQLAlchemyError, OSError, TimeoutError)
 """What a database does to us."""
 _OUTAGES = (OperationalError, InterfaceError, DisconnectionError, PoolTimeoutError, OSError)
@@ -32,12 +34,14 @@ class FeedbackWriter:
     def __init__(self, store: FeedbackStore, metrics: Metrics) -> None:
         self.store, self.metrics = store, metrics
         self._pending = deque[ServedResponse]()
+        self._n_characters = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hguard-feedback")
         self._is_failing = False
 
     def add(self, rows: Sequence[ServedResponse]) -> None:
         """Keep rows until `flush`; the oldest go, counted, where too many wait."""
         self._pending.extend(rows)
+        self._n_characters += sum(row.n_characters for row in rows)
         self._drop_oldest()
 
     def holds(self, response_id: str) -> bool:
@@ -54,12 +58,14 @@ class FeedbackWriter:
         Raises:
             Exception: The database failed; the rows wait on, unless they are what it refuses.
         """
-        rows = list(self._pending)
+        rows, n_characters = list(self._pending), self._n_characters
         self._pending.clear()
+        self._n_characters = 0
         try:
             await self.run(self.store.write, rows)
         except _OUTAGES:
             self._pending.extendleft(reversed(rows))
+            self._n_characters += n_characters
             self._drop_oldest()
             raise
         except SQLAlchemyError:
@@ -87,10 +93,11 @@ class FeedbackWriter:
         self._is_failing = False
 
     def _drop_oldest(self) -> None:
-        lost = len(self._pending) - PENDING_LIMIT
-        for _ in range(lost):
-            self._pending.popleft()
-        if lost > 0:
+        lost = 0
+        while len(self._pending) > PENDING_LIMIT or self._n_characters > PENDING_CHARACTERS:
+            self._n_characters -= self._pending.popleft().n_characters
+            lost += 1
+        if lost:
             self._count_lost(lost)
 
     def _count_lost(self, n: int) -> None:

@@ -55,6 +55,11 @@ class ServedResponse:
     """Null unless texts are kept; so is `response`."""
     response: str | None
 
+    @property
+    def n_characters(self) -> int:
+        """Of the texts that are kept."""
+        return len(self.question or "") + len(self.response or "")
+
 
 def describe_choices(
     response_id: str,

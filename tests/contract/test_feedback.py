@@ -214,16 +214,21 @@ async def test_labels_that_wait_for_a_hanging_database_are_bounded(monkeypatch, 
             assert (await label(client, (await generate(client))["id"])).status_code == 503
 
 
-async def test_rows_that_wait_for_a_database_are_bounded_and_the_loss_is_counted(monkeypatch, tmp_path):
-    monkeypatch.setattr(service.feedback_writer, "PENDING_LIMIT", 5)
-    (tmp_path / "state").write_text("")
-    with serve_on_port(
-        make_parts(locator="response"), feedback_url=f"sqlite:///{tmp_path}/state/feedback.db"
-    ) as address:
+@pytest.mark.parametrize(
+    ("limit", "value", "keeps"), [("PENDING_LIMIT", 5, False), ("PENDING_CHARACTERS", 4_500, True)]
+)
+async def test_what_waits_for_a_database_is_bounded_and_the_loss_is_counted(monkeypatch, tmp_path, limit, value, keeps):
+    monkeypatch.setattr(service.feedback_writer, limit, value)
+    blocked = tmp_path / "state"
+    blocked.write_text("a file where the folder should be")
+    settings = {"feedback_url": f"sqlite:///{blocked}/feedback.db", "feedback_text": keeps}
+    with serve_on_port(make_parts(locator="response"), **settings) as address:
         async with httpx.AsyncClient(base_url=address) as client:
-            for _ in range(12):
-                await generate(client)
-            await metric_becomes(client, 'hguard_feedback_failures_total{operation="remember"}', 7)
+            ids = [(await generate(client, prompt="x" * 1_000))["id"] for _ in range(12)]
+            lost = 7 if limit == "PENDING_LIMIT" else 8  # each row has 1,012 characters
+            await metric_becomes(client, 'hguard_feedback_failures_total{operation="remember"}', lost)
+            blocked.unlink()
+            assert [(await label(client, one)).status_code for one in ids] == [404] * lost + [200] * (12 - lost)
 
 
 async def test_feedback_that_is_off_says_so(client):
