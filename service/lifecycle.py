@@ -131,6 +131,11 @@ class Lifecycle:
         return artifact
 
     @property
+    def active(self) -> ProbeArtifact | None:
+        """The probe that is served; None before."""
+        return None if self._served is None else self._served.artifact
+
+    @property
     def engine_name(self) -> str:
         """The back end, for /version; the chosen one until it is loaded."""
         return self.parts.engine.kind if self.parts is not None else self.settings.engine

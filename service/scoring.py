@@ -4,12 +4,13 @@ import time
 from dataclasses import dataclass
 
 from probes.spans import TextStream
-from service.choice import require_score
+from service.answer import new_id
+from service.call import Call
+from service.choice import require_score, within
 from service.engines.base import ScoredSequence
 from service.errors import ApiError
 from service.guard import Judgement, judge
-from service.metrics import Metrics
-from service.offload import LONG_RESPONSE, offload
+from service.offload import LONG_BODY, LONG_RESPONSE, offload
 from service.plan import GuardPlan, check_length, check_names, encode_request, encode_response, plan_guard
 from service.policy import decide
 from service.report import report_guard
@@ -46,22 +47,26 @@ def plan_score(served: ServedModel, body: ScoreRequest) -> ScorePlan:
     return ScorePlan(prompt_ids, response_ids, text, plan_guard(served, body.guard, body.question))
 
 
-async def run_score(
-    served: ServedModel, plan: ScorePlan, metrics: Metrics, response_id: str, *, queue_seconds: float = 0.0
-) -> ScoreResponse:
-    """Score, judge and report.
+async def score_within(call: Call, body: ScoreRequest) -> ScoreResponse:
+    """Check the request and score, when its turn has come, until its deadline.
 
-    Args:
-        served: The engine and the probe.
-        plan: What to score.
-        metrics: Where to count.
-        response_id: Name of the answer.
-        queue_seconds: How long the request waited for admission.
+    Raises:
+        ApiError: As `plan_score`, `run_score`, `within`, and the ticket say.
+    """
+    plan = await offload(plan_score, call.served, body, when=len(await call.request.body()) > LONG_BODY)
+    call.ticket.join(1, len(plan.prompt_ids) + len(plan.response_ids))
+    call.metrics.prompt_tokens.inc(len(plan.prompt_ids))
+    return await within(body.timeout_s, call.ticket.run(lambda: run_score(call, plan)))
+
+
+async def run_score(call: Call, plan: ScorePlan) -> ScoreResponse:
+    """Score, judge, remember and report.
 
     Raises:
         ApiError: The response could not be scored and the policy on errors is fail_closed.
         EngineError: The engine failed.
     """
+    served, metrics, response_id = call.served, call.metrics, new_id()
     guard, probe, began = plan.guard, served.probe, time.perf_counter()
     scored = await served.engine.score(
         plan.prompt_ids, plan.response_ids, alpha=guard.alpha, wants_neurons=guard.explains, heads=served.heads
@@ -74,6 +79,7 @@ async def run_score(
     require_score(judgement, guard.on_error, metrics)
     action = decide(guard.policy, judgement.risk, guard.threshold)
     metrics.record_action(action, guard.policy)
+    call.feedback.remember_scored(response_id, served, guard, response, judgement, action)
     n_prompt, n_response = len(plan.prompt_ids), len(plan.response_ids)
     return ScoreResponse(
         id=response_id,
@@ -83,7 +89,7 @@ async def run_score(
         risk=judgement.risk,
         text=response.text,
         guard=report_guard(served.artifact, guard, response, judgement, action=action, alpha=guard.alpha),
-        timing=Timing(queue_s=queue_seconds, prefill_s=0.0, decode_s=0.0, scoring_s=seconds),
+        timing=Timing(queue_s=call.ticket.queue_seconds, prefill_s=0.0, decode_s=0.0, scoring_s=seconds),
     )
 
 

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from service.admission import Admission
 from service.auth import caller_of
+from service.call import Call
 from service.checking import Verdict, check_texts, without_score
 from service.disconnect import ClientLeftError, while_connected
 from service.errors import ApiError
@@ -109,9 +110,11 @@ async def _judge(
     try:
         with lifecycle.serving() as served:
             served = replace(served, limits=caller.limits)
-            verdicts = await check_texts(
-                served, conversation, texts, options, metrics, on_error, lambda: admission.open(caller)
-            )
+
+            def open_call() -> Call:
+                return Call(request, served, metrics, admission.open(caller), request.app.state.feedback)
+
+            verdicts = await check_texts(open_call, conversation, texts, options, metrics, on_error)
             return _answer(verdicts, served.engine.model_name, on_error, probe=probe_label(served.probe))
     except ApiError as error:
         if error.status != 503:
