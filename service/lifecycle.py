@@ -9,11 +9,12 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from probes.artifact import ArtifactError, ProbeArtifact
 from probes.registry import find_probe
+from service.auth import Limits
 from service.engines.base import Engine
 from service.errors import ApiError
 from service.golden import check_golden
@@ -150,8 +151,11 @@ class Lifecycle:
             await self.parts.engine.close()
 
     @contextmanager
-    def serving(self) -> Iterator[ServedModel]:
+    def serving(self, limits: Limits) -> Iterator[ServedModel]:
         """What one request is answered with; its heads stay in the engine until the request has ended.
+
+        Args:
+            limits: Of the caller's key.
 
         Raises:
             ApiError: 503 `not_ready`.
@@ -160,7 +164,7 @@ class Lifecycle:
             raise ApiError(503, "not_ready", "not ready: " + "; ".join(self.describe()))
         served = self._served
         with served.engine.hold_heads(served.heads):
-            yield served
+            yield replace(served, limits=limits)
 
     async def prove(self, timeout_seconds: float) -> None:
         """Score the golden trace of the served probe again.

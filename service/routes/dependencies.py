@@ -1,7 +1,6 @@
 """What routes ask of the application."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -24,8 +23,8 @@ def lifecycle_of(request: Request) -> Lifecycle:
 
 async def served_of(request: Request) -> AsyncIterator[ServedModel]:
     """The served model under the limits of the caller's key, until the last byte of the response; 503 until ready."""
-    with lifecycle_of(request).serving() as served:
-        yield replace(served, limits=caller_of(request.scope).limits)
+    with lifecycle_of(request).serving(caller_of(request.scope).limits) as served:
+        yield served
 
 
 def metrics_of(request: Request) -> Metrics:
