@@ -9,7 +9,9 @@ from service.call import Call
 from service.choice import require_score, within
 from service.engines.base import ScoredSequence
 from service.errors import ApiError
+from service.feedback import Feedback
 from service.guard import Judgement, judge
+from service.metrics import Metrics
 from service.offload import LONG_BODY, LONG_RESPONSE, offload
 from service.plan import GuardPlan, check_length, check_names, encode_request, encode_response, plan_guard
 from service.policy import decide
@@ -56,17 +58,44 @@ async def score_within(call: Call, body: ScoreRequest) -> ScoreResponse:
     plan = await offload(plan_score, call.served, body, when=len(await call.request.body()) > LONG_BODY)
     call.ticket.join(1, len(plan.prompt_ids) + len(plan.response_ids))
     call.metrics.prompt_tokens.inc(len(plan.prompt_ids))
-    return await within(body.timeout_s, call.ticket.run(lambda: run_score(call, plan)))
+    return await within(
+        body.timeout_s,
+        call.ticket.run(
+            lambda: run_score(
+                call.served,
+                plan,
+                call.metrics,
+                new_id(),
+                feedback=call.feedback,
+                queue_seconds=call.ticket.queue_seconds,
+            )
+        ),
+    )
 
 
-async def run_score(call: Call, plan: ScorePlan) -> ScoreResponse:
+async def run_score(
+    served: ServedModel,
+    plan: ScorePlan,
+    metrics: Metrics,
+    response_id: str,
+    *,
+    feedback: Feedback | None = None,
+    queue_seconds: float = 0.0,
+) -> ScoreResponse:
     """Score, judge, remember and report.
+
+    Args:
+        served: The engine and the probe.
+        plan: What to score.
+        metrics: Where to count.
+        response_id: Name of the answer.
+        feedback: Where to remember it.
+        queue_seconds: How long the request waited for admission.
 
     Raises:
         ApiError: The response could not be scored and the policy on errors is fail_closed.
         EngineError: The engine failed.
     """
-    served, metrics, response_id = call.served, call.metrics, new_id()
     guard, probe, began = plan.guard, served.probe, time.perf_counter()
     scored = await served.engine.score(
         plan.prompt_ids, plan.response_ids, alpha=guard.alpha, wants_neurons=guard.explains, heads=served.heads
@@ -79,7 +108,8 @@ async def run_score(call: Call, plan: ScorePlan) -> ScoreResponse:
     require_score(judgement, guard.on_error, metrics)
     action = decide(guard.policy, judgement.risk, guard.threshold)
     metrics.record_action(action, guard.policy)
-    call.feedback.remember_scored(response_id, served, guard, response, judgement, action)
+    if feedback is not None:
+        feedback.remember_scored(response_id, served, guard, response, judgement, action)
     n_prompt, n_response = len(plan.prompt_ids), len(plan.response_ids)
     return ScoreResponse(
         id=response_id,
@@ -89,7 +119,7 @@ async def run_score(call: Call, plan: ScorePlan) -> ScoreResponse:
         risk=judgement.risk,
         text=response.text,
         guard=report_guard(served.artifact, guard, response, judgement, action=action, alpha=guard.alpha),
-        timing=Timing(queue_s=call.ticket.queue_seconds, prefill_s=0.0, decode_s=0.0, scoring_s=seconds),
+        timing=Timing(queue_s=queue_seconds, prefill_s=0.0, decode_s=0.0, scoring_s=seconds),
     )
 
 

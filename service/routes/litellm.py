@@ -7,7 +7,6 @@ Source: `litellm/proxy/guardrails/guardrail_hooks/generic_guardrail_api` of Lite
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -63,7 +62,7 @@ async def guard_call(
             prompts.keep(body.litellm_call_id, _conversation(body))
         return _json(GuardrailAnswer(action="NONE"))
     options = body.additional_provider_specific_params or GuardrailOptions()
-    on_error = allow_on_error(caller_of(request.scope).limits, options, lifecycle.settings.on_error)
+    on_error = allow_on_error(caller_of(request.scope).limits, options.on_error, lifecycle.settings.on_error)
     try:
         work = _judge(request, lifecycle, prompts, body, options, metrics, on_error)
         answer = await while_connected(request.receive, work)
@@ -108,8 +107,7 @@ async def _judge(
     if not conversation:
         return answer_without_score("prompt_not_remembered" if conversation is None else "prompt_unsupported")
     try:
-        with lifecycle.serving() as served:
-            served = replace(served, limits=caller.limits)
+        with lifecycle.serving(caller.limits) as served:
 
             def open_call() -> Call:
                 return Call(request, served, metrics, admission.open(caller), request.app.state.feedback)
