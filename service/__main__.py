@@ -1,7 +1,6 @@
 """`python -m service`: read the settings, load, serve. What is wrong is said in one line, with exit code 2."""
 
 import argparse
-import logging
 import math
 import signal
 import socket
@@ -15,6 +14,7 @@ from sse_starlette.sse import AppStatus
 
 from service.app import create_app
 from service.loading import StartupError
+from service.logs import configure_logs
 from service.settings import Settings, SettingsError, describe_settings, read_settings
 from service.version import VERSION
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(arguments)
     try:
         settings = read_settings()
-        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        configure_logs(settings.log_level, settings.log_format)
         with bind(settings) as listener:
             app = create_app(settings)
             app.state.lifecycle.prepare()
@@ -51,7 +51,9 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
         uvicorn.Config(
             app,
             lifespan="on",
+            log_config=None,  # ours stands
             log_level=settings.log_level,
+            access_log=False,  # it would log query strings; `hguard.access` does it
             server_header=False,
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )

@@ -1,5 +1,6 @@
 """The application: routes, limits and errors around one lifecycle."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ from service.metrics import Metrics
 from service.middleware import CountRequests, LimitBody
 from service.routes import activate, generate, score, status
 from service.settings import Settings
+from service.sinks import open_sinks
 from service.version import VERSION
 
 
@@ -20,15 +22,21 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     Args:
         settings: The operator's choices.
         parts: Engine and probe that are loaded already.
+
+    Raises:
+        StartupError: The audit log or the traces cannot be written by these settings.
     """
     metrics = Metrics()
     lifecycle = Lifecycle(settings, metrics, parts)
+    sinks = open_sinks(settings, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await lifecycle.start()
         yield
         await lifecycle.close()
+        for sink in sinks:
+            await asyncio.to_thread(sink.close)
 
     app = FastAPI(
         title="hguard", version=VERSION, summary="Hallucination risk while a model answers", lifespan=lifespan
@@ -36,7 +44,7 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     app.state.lifecycle = lifecycle
     install_handlers(app)
     app.add_middleware(LimitBody)
-    app.add_middleware(CountRequests, metrics=metrics)  # added last, so it is passed first
+    app.add_middleware(CountRequests, metrics=metrics, sinks=sinks)  # added last, so it is passed first
     for module in (generate, score, activate, status):
         app.include_router(module.router)
     return app

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.engines.base import EngineError, EngineRequest, FinishReason, RequestTiming
-from service.guard import Judgement, TokenScore, judge, running_risk, score_token, unscored
+from service.guard import Judgement, TokenScore
+from service.judging import Scorer
 from service.metrics import Metrics
 from service.plan import GenerationPlan
 from service.policy import is_over
@@ -42,6 +43,7 @@ async def generate(
     """
     guard, probe = plan.guard, served.probe
     transcript = Transcript(served.engine.tokenizer, plan.stop, probe.position if guard.is_scored else None)
+    scorer = Scorer(served, guard)
     timing, shown, latest = RequestTiming(), 0, time.perf_counter()
     request = EngineRequest(
         request_id=plan.request_id,
@@ -69,11 +71,9 @@ async def generate(
                 while shown < transcript.n_ready:
                     if on_token is not None:
                         token = transcript.token(shown)
-                        on_token(shown, token, score_token(probe, token, transcript.row(shown)))
+                        on_token(shown, token, scorer.token(token, transcript.row(shown)))
                     shown += 1
-                    if guard.policy == "stop" and is_over(
-                        _risk_after(shown, transcript, served, plan), guard.threshold
-                    ):
+                    if guard.policy == "stop" and is_over(scorer.running(transcript.response(shown)), guard.threshold):
                         transcript.stop_after(shown)
                         break
                 if transcript.finish_reason is not None:
@@ -85,22 +85,10 @@ async def generate(
         raise EngineError(f"the engine ended {plan.request_id} without a finish reason")
     response = transcript.response()
     began = time.perf_counter()
-    judgement = judge_response(served, plan, response)
+    judgement = await scorer.judge(response)
     seconds = time.perf_counter() - began
-    metrics.scoring.labels("tap").observe(timing.scoring_seconds)
-    metrics.scoring.labels("guard").observe(seconds)
+    if guard.is_scored:
+        metrics.scoring.labels("tap").observe(timing.scoring_seconds)
+        metrics.scoring.labels("guard").observe(seconds)
     timing.scoring_seconds += seconds
     return Generation(response, judgement, transcript.finish_reason, alpha, timing)
-
-
-def judge_response(served: ServedModel, plan: GenerationPlan, response: ModelResponse) -> Judgement:
-    """Judge as the plan says."""
-    guard = plan.guard
-    if not guard.is_scored:
-        return unscored(response)
-    return judge(response, served.probe, question=guard.question, locator=guard.locator, explains=guard.explains)
-
-
-def _risk_after(n_tokens: int, transcript: Transcript, served: ServedModel, plan: GenerationPlan) -> float | None:
-    guard = plan.guard
-    return running_risk(transcript.response(n_tokens), served.probe, question=guard.question, locator=guard.locator)

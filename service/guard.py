@@ -27,7 +27,7 @@ Status = Literal["scored", "partial", "failed", "no_answer", "disabled"]
 Locator = Literal["default", "lexical", "response"]
 LOCATORS = ("lexical", "response")
 """What a probe may name."""
-FailureReason = Literal["missing_rows", "not_finite"]
+FailureReason = Literal["missing_rows", "not_finite", "scorer_error", "deadline", "engine_error"]
 
 EXPLAIN_LIMIT = 10
 """Neurons that `explain` lists."""

@@ -188,6 +188,7 @@ class Lifecycle:
             suppress_alpha=self.settings.suppress_alpha,
             on_error=self.settings.on_error,
             abstention=self.settings.abstention,
+            score_timeout_seconds=self.settings.score_timeout_s,
         )
         before.close()
         self.reasons.pop("probe", None)

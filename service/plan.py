@@ -12,6 +12,7 @@ from probes.sampling import SamplingParams
 from service.errors import ApiError
 from service.guard import Locator
 from service.policy import OnError, Policy
+from service.record import note_asked
 from service.schemas.generate import GenerateRequest
 from service.schemas.options import GuardOptions
 from service.schemas.prompt import Prompted
@@ -66,6 +67,7 @@ def plan_choices(served: ServedModel, body: GenerateRequest, request_id: str) ->
     options = body.sampling
     check_length(served, len(prompt_ids), options.max_tokens, param="sampling.max_tokens")
     guard = plan_guard(served, body.guard, body.question)
+    note_asked(body, served, guard, len(prompt_ids))
     return [
         GenerationPlan(
             request_id=f"{request_id}-{index}",

@@ -21,6 +21,8 @@ class ServedModel:
     suppress_alpha: float = 0.0
     on_error: OnError = "fail_closed"
     abstention: str = "I am not sure enough to answer that."
+    score_timeout_seconds: float = 10.0
+    """Within which a response must be judged."""
 
     @property
     def probe(self) -> Probe:

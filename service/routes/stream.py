@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Message
 
-from service.answer import action_of, assemble, new_id
+from service.answer import action_of, assemble, new_id, note_outcomes
 from service.choice import Outcome, run_choices, within
 from service.errors import ApiError, internal_error
 from service.generation import OnToken
@@ -19,6 +19,7 @@ from service.metrics import Metrics
 from service.middleware import note_action
 from service.plan import GenerationPlan
 from service.policy import HELD
+from service.record import CLIENT_LEFT, note_error
 from service.report import report_spans, report_token, report_tokens
 from service.response import ResponseToken
 from service.schemas.generate import GenerateRequest
@@ -47,6 +48,7 @@ def stream_response(
     async def count_disconnect(_message: Message) -> None:
         if not ended.is_set():  # ASGI servers say the same after the last byte
             metrics.disconnects.inc()
+            note_error(CLIENT_LEFT, "client_left")
 
     return EventSourceResponse(
         _events(request, body, served, plans, metrics, request_id, ended),
@@ -88,6 +90,7 @@ async def _events(
         while (event := await waiting.get()) is not None:
             yield event
         outcomes = task.result()
+        note_outcomes(response_id, outcomes)
         for outcome in outcomes:
             for event in _closing(outcome, holds=holds, shows_spans=body.guard.return_spans):
                 yield event
