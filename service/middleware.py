@@ -19,6 +19,8 @@ from service.request_id import assign_request_id, request_id_of
 
 BODY_LIMIT_BYTES = 1024 * 1024
 _ACTION = "hguard.action"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+"""Any other is the client's text."""
 
 logger = logging.getLogger("hguard")
 
@@ -49,7 +51,8 @@ class CountRequests:
             return
         assign_request_id(scope)
         traceparent = Headers(scope=scope).get("traceparent", "")
-        record = RequestRecord(request_id_of(scope) or "", scope["method"], traceparent)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        record = RequestRecord(request_id_of(scope) or "", method, traceparent)
         began = time.perf_counter()
         begin_record(record)
 
