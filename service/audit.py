@@ -19,6 +19,7 @@ from service.record import AnsweredChoice, RequestRecord
 from service.report import report_spans
 from service.rotating import RotatingFile
 from service.schemas.generate import GenerateRequest
+from service.schemas.score import ScoreRequest
 
 QUEUE_SIZE = 256
 """Requests that may wait to be written; each may hold a body of 1 MiB."""
@@ -94,7 +95,8 @@ class AuditLog:
 def describe(record: RequestRecord) -> dict[str, Any]:
     """The line of one request.
 
-    `choices` is null where no whole answer was served: the request failed, or its client left a stream.
+    `choices` is null where no whole answer was served: the request failed, or its client left. What had been generated
+    by then, of which a stream may have shown all, is in `unfinished`.
     """
     asked, answered = record.asked, record.answered
     assert asked is not None
@@ -116,7 +118,9 @@ def describe(record: RequestRecord) -> dict[str, Any]:
         "messages": [message.model_dump() for message in body.messages] if body.messages is not None else None,
         "raw": body.raw,
         "sampling": body.sampling.model_dump() if isinstance(body, GenerateRequest) else None,
+        "response": body.response if isinstance(body, ScoreRequest) else None,
         "choices": [_describe_choice(choice) for choice in answered.choices] if answered else None,
+        "unfinished": None if answered else [transcript.response().text for transcript in record.transcripts],
     }
 
 

@@ -12,6 +12,7 @@ from service.judging import Scorer
 from service.metrics import Metrics
 from service.plan import GenerationPlan
 from service.policy import is_over
+from service.record import note_transcript
 from service.response import ModelResponse, ResponseToken
 from service.served import ServedModel
 from service.transcript import Transcript
@@ -43,6 +44,7 @@ async def generate(
     """
     guard, probe = plan.guard, served.probe
     transcript = Transcript(served.engine.tokenizer, plan.stop, probe.position if guard.is_scored else None)
+    note_transcript(transcript)
     scorer = Scorer(served, guard)
     timing, shown, latest = RequestTiming(), 0, time.perf_counter()
     request = EngineRequest(

@@ -63,9 +63,11 @@ class Metrics:
             return
         self.scored.inc()
         self.response_risk.labels(probe, ACTIVE).observe(judgement.risk)
-        for at, score in enumerate(judgement.token_scores):
-            if score.risk is not None and judgement.is_answer(at):
-                self.token_risk.labels(probe, ACTIVE).observe(score.risk)
+        answer = {at for part in judgement.spans for at in range(part.span.start, part.span.end)}
+        observed = self.token_risk.labels(probe, ACTIVE)
+        for score in (judgement.token_scores[at] for at in answer):
+            if score.risk is not None:
+                observed.observe(score.risk)
 
     def record_action(self, action: Action, policy: Policy) -> None:
         """Count what was done with a response."""

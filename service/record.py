@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from service.schemas.report import GuardReport
     from service.schemas.score import ScoreRequest
     from service.served import ServedModel
+    from service.transcript import Transcript
 
 CLIENT_LEFT = 499
 """Counted for a client that left; nobody reads it."""
@@ -81,6 +82,8 @@ class RequestRecord:
     """Name of the API key."""
     asked: Asked | None = None
     answered: Answered | None = None
+    transcripts: "list[Transcript]" = field(default_factory=list)
+    """Of all that was generated for it, in the order of their beginning."""
 
 
 class Sink(Protocol):
@@ -128,6 +131,12 @@ def note_asked(
     """The request is valid and is going to the engine."""
     if (record := _current.get()) is not None:
         record.asked = Asked(body, served, guard, n_prompt_tokens)
+
+
+def note_transcript(transcript: "Transcript") -> None:
+    """A response begins; a stream may show it before it is whole."""
+    if (record := _current.get()) is not None:
+        record.transcripts.append(transcript)
 
 
 def note_answered(response_id: str, choices: Sequence[AnsweredChoice]) -> None:

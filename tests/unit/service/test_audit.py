@@ -173,6 +173,26 @@ async def test_a_request_that_failed_is_kept_with_its_prompt_and_without_an_answ
     assert choice["risk"] is None
 
 
+async def test_what_a_stream_had_shown_when_it_was_cut_is_kept(tmp_path):
+    path = tmp_path / "audit.jsonl"
+    parts = make_parts(fault_at=12)
+    asked = {"prompt": QUESTION, "stream": True, "sampling": {"n": 2}}
+    with serve_on_port(parts, audit_log=path) as address:
+        async with httpx.AsyncClient(base_url=address) as client:
+            parts.engine.fault = "hang"
+            async with client.stream("POST", "/generate", json=asked) as answer:
+                lines = answer.aiter_lines()
+                while await anext(lines) != "id: 10":
+                    pass
+            await wait_until(lambda: path.read_text() != "")
+            parts.engine.fault = "crash"
+            await client.post("/score", json={"prompt": QUESTION, "response": "Paris"})
+    left, failed = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (left["status"], left["error"], left["choices"]) == (499, "client_left", None)
+    assert left["unfinished"] == ["The answer is Paris."[:12]] * 2
+    assert (failed["status"], failed["response"], failed["unfinished"]) == (503, "Paris", [])
+
+
 async def test_no_file_is_made_unless_it_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with serve_on_port(make_parts()) as address:
