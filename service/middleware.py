@@ -70,6 +70,8 @@ class CountRequests:
         finally:
             record.route, record.action = route_of(scope), scope.get(_ACTION, "none")
             record.seconds = time.perf_counter() - began
+            if record.status == CLIENT_LEFT:
+                record.error = "client_left"
             self.metrics.requests.labels(record.route, str(record.status), record.action).inc()
             self.metrics.duration.labels(record.route).observe(record.seconds)
             for sink in self.sinks:
