@@ -26,7 +26,7 @@ class TextFormatter(logging.Formatter):
         """One entry."""
         fields = {**_fields(record), **({"request_id": found} if (found := _request_id()) else {})}
         pairs = "".join(f" {name}={value}" for name, value in fields.items())
-        line = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage().strip()}{pairs}"
+        line = f"{_time(record)} {record.levelname} {record.name}: {_message(record)}{pairs}"
         return "\n".join([line, *_stack(record)])
 
 
@@ -39,7 +39,7 @@ class JsonFormatter(logging.Formatter):
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage().strip(),
+            "message": _message(record),
         }
         if (request_id := _request_id()) is not None:
             entry["request_id"] = request_id
@@ -89,6 +89,12 @@ def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _message(record: logging.LogRecord) -> str:
+    message = record.getMessage().strip()
+    # Below its first line asyncio shows the task that failed, and with it the exception's message.
+    return message.split("\n")[0] if record.name == "asyncio" else message
+
+
 def _request_id() -> str | None:
     found = current_record()
     return None if found is None else found.request_id
@@ -101,7 +107,9 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 def _stack(record: logging.LogRecord) -> list[str]:
     if record.exc_info and record.exc_info[1] is not None:
-        return describe_exception(record.exc_info[1], hides_messages=current_record() is not None)
+        # asyncio reports a task that nobody waited for when it is collected, outside of the task's context.
+        hides_messages = current_record() is not None or record.name == "asyncio"
+        return describe_exception(record.exc_info[1], hides_messages=hides_messages)
     return []
 
 

@@ -3,7 +3,9 @@
 Source of the names: https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans (status: development).
 """
 
+import logging
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 from service.record import Answered, Asked, RequestRecord
@@ -15,7 +17,11 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 SERVICE_NAME = "hguard"
+CLOSE_SECONDS = 5.0
+"""What is not sent by then is lost at shutdown."""
 _PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
+
+logger = logging.getLogger("hguard")
 
 
 class TracingError(RuntimeError):
@@ -51,8 +57,12 @@ class Tracing:
         span.end(began + int(record.seconds * 1e9))
 
     def close(self) -> None:
-        """Send what waits."""
-        self._provider.shutdown()
+        """Send what waits, for a few seconds at most: the SDK would wait half a minute for a collector that is gone."""
+        sending = threading.Thread(target=self._provider.shutdown, name="hguard-spans", daemon=True)
+        sending.start()
+        sending.join(CLOSE_SECONDS)
+        if sending.is_alive():
+            logger.error("spans were not sent before the end: the collector does not answer")
 
 
 def open_tracing() -> Tracing:

@@ -1,5 +1,7 @@
 """Log lines: one format for all, the id of the request, and nothing of its text, whatever was raised."""
 
+import asyncio
+import gc
 import io
 import json
 import logging
@@ -75,6 +77,22 @@ def test_messages_of_others_are_left_out_where_they_may_quote_a_request():
     assert not any(SECRET in line for line in lines)
     assert [line.split(" ")[0] for line in lines if "left out" in line] == ["KeyError", "ValueError", "ExceptionGroup"]
     assert describe_exception(EngineError("ours"), hides_messages=True) == ["service.engines.base.EngineError: ours"]
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+async def test_a_task_that_nobody_waited_for_tells_no_text(configured, log_format):
+    written = configured("debug", log_format)
+
+    async def work():
+        raise RuntimeError(SECRET)
+
+    task = asyncio.ensure_future(work())
+    await asyncio.sleep(0)
+    del task
+    gc.collect()
+    assert "Task exception was never retrieved" in written.getvalue()
+    assert "RuntimeError (message left out" in written.getvalue()
+    assert SECRET not in written.getvalue()
 
 
 async def ask(parts, **body):

@@ -1,6 +1,8 @@
 """Spans: names and attributes of the conventions, the caller's trace, no text; asked for in vain it says so."""
 
+import socket
 import sys
+import time
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -9,6 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from service.__main__ import main
+from service.record import RequestRecord
 from service.tracing import Tracing, TracingError, open_tracing
 from tests.serving import QUESTION, make_parts
 
@@ -95,6 +98,21 @@ async def test_a_refused_request_has_a_span_and_a_health_check_has_none(traced):
     for path in ("/livez", "/metrics", f"/{QUESTION}"):
         await client.get(path)
     assert exporter.get_finished_spans() == ()
+
+
+def test_a_collector_that_is_gone_holds_up_neither_requests_nor_the_end(monkeypatch, caplog):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setattr("service.tracing.CLOSE_SECONDS", 0.3)
+        tracing = open_tracing()
+        began = time.perf_counter()
+        for at in range(100):
+            tracing.write(RequestRecord(str(at), "POST"))
+        assert time.perf_counter() - began < 1
+        tracing.close()
+        assert time.perf_counter() - began < 3
+    assert "spans were not sent before the end" in caplog.text
 
 
 def test_asked_for_and_not_installed_is_said_at_the_start(monkeypatch, tmp_path, capsys):
