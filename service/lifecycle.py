@@ -16,7 +16,7 @@ from probes.artifact import ArtifactError, ProbeArtifact
 from probes.registry import find_probe
 from service.engines.base import Engine
 from service.errors import ApiError
-from service.golden import check_golden
+from service.golden import check_golden, departure_of
 from service.loading import check_probe, load_engine, load_probe, one_line
 from service.metrics import Metrics
 from service.served import ServedModel, head_bank, probe_label
@@ -103,6 +103,7 @@ class Lifecycle:
             self.metrics.probe_loads.labels("refused").inc()
             if refusal.stage == "golden_trace":
                 del self.reasons["probe"]
+                self.metrics.golden_error.set(departure_of(refusal.__cause__))
             logger.error("not ready: %s", refusal.stage, exc_info=refusal)
             self.reasons[refusal.stage] = one_line(refusal)
 
@@ -215,6 +216,7 @@ class Lifecycle:
                 if served is self._served:  # else another probe has been proved meanwhile
                     self.reasons["golden_trace"] = one_line(error)
                     self.metrics.golden_ok.set(0)
+                    self.metrics.golden_error.set(departure_of(error))
             else:
                 if served is self._served:
                     self._passed(departure)

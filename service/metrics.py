@@ -48,7 +48,7 @@ class Metrics:
         self.suppressed = counter("suppressed_requests_total", "Responses generated again with alpha below 1.")
         self.audit_dropped = counter("audit_dropped_total", "Requests that are missing in the audit log.")
         self.golden_ok = gauge("golden_trace_ok", "1: the engine reproduces the artifact's scores.")
-        self.golden_error = gauge("golden_trace_max_error", "Largest relative error of the golden trace.")
+        self.golden_error = gauge("golden_trace_max_error", "Largest error of the last golden trace.")
         self.golden_time = gauge("golden_trace_last_ok_timestamp_seconds", "When the golden trace last passed.")
         self.probe_info = gauge("probe_info", "1, with the served probe.", "name", "version", "sha256")
         self.build_info = gauge("build_info", "1, with what runs.", "version", "engine", "model", "dtype")

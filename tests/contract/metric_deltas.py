@@ -47,3 +47,12 @@ async def settled(client, route, before):
             return after
         await asyncio.sleep(0.01)
     raise AssertionError("the request did not end")
+
+
+async def becomes(client, value, metric, **labels):
+    """Wait for a gauge to have a value."""
+    for _ in range(500):
+        if await gauge(client, metric, **labels) == value:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{metric} is not {value}")

@@ -2,12 +2,14 @@
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.contract.metric_deltas import counts, families, gauge, moved, settled
+from service.engines.fake import fake_cett
+from tests.contract.metric_deltas import becomes, counts, families, gauge, moved, settled
 from tests.serving import QUESTION, make_parts, serve_on_port
 
 CONTRACT = {
@@ -238,9 +240,23 @@ async def test_a_probe_that_scores_wrongly_from_the_start_shows(fault):
     with serve_on_port(make_parts(fault=fault, fault_at=0)) as address:
         async with httpx.AsyncClient(base_url=address) as client:
             assert await gauge(client, "golden_trace_ok") == 0
+            assert await gauge(client, "golden_trace_max_error") == inf
             assert (await counts(client))["probe_loads_total{result=refused}"] == 1
             assert (await client.post("/generate", json={"prompt": QUESTION})).status_code == 503
             assert (await counts(client))["requests_total{action=none,code=503,route=/generate}"] == 1
+
+
+async def test_an_engine_that_begins_to_score_wrongly_shows_by_how_much_and_until_when(parts, monkeypatch):
+    with serve_on_port(parts, canary_s=0.02) as address:
+        async with httpx.AsyncClient(base_url=address) as client:
+            with monkeypatch.context() as patched:
+                patched.setattr("service.engines.fake.fake_cett", lambda *row: 1.5 * fake_cett(*row))
+                await becomes(client, 0, "golden_trace_ok")
+                assert 0.1 < await gauge(client, "golden_trace_max_error") < inf
+                assert (await client.post("/generate", json={"prompt": QUESTION})).status_code == 503
+            await becomes(client, 1, "golden_trace_ok")
+            assert await gauge(client, "golden_trace_max_error") < 1e-3
+            assert (await client.post("/generate", json={"prompt": QUESTION})).status_code == 200
 
 
 async def test_every_metric_of_the_contract_is_there_with_its_type_and_labels(parts):
