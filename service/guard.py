@@ -30,7 +30,7 @@ Locator = Literal["default", "lexical", "claims", "response"]
 decides; `claims`: the same, the riskiest decides; `response`: all tokens as one span."""
 LOCATORS = ("lexical", "response")
 """What a probe may name: what it was calibrated with."""
-FailureReason = Literal["missing_rows", "not_finite"]
+FailureReason = Literal["missing_rows", "not_finite", "scorer_error", "deadline", "engine_error"]
 
 EXPLAIN_LIMIT = 10
 """Neurons that `explain` lists."""

@@ -17,7 +17,7 @@ from probes.registry import find_probe
 from service.auth import Limits
 from service.engines.base import Engine
 from service.errors import ApiError
-from service.golden import check_golden
+from service.golden import check_golden, departure_of
 from service.loading import check_probe, load_engine, load_probe, one_line
 from service.metrics import Metrics
 from service.served import ServedModel, head_bank, probe_label
@@ -104,6 +104,7 @@ class Lifecycle:
             self.metrics.probe_loads.labels("refused").inc()
             if refusal.stage == "golden_trace":
                 del self.reasons["probe"]
+                self.metrics.golden_error.set(departure_of(refusal.__cause__))
             logger.error("not ready: %s", refusal.stage, exc_info=refusal)
             self.reasons[refusal.stage] = one_line(refusal)
 
@@ -212,6 +213,7 @@ class Lifecycle:
             on_error=self.settings.on_error,
             abstention=self.settings.abstention,
             hold_tokens=self.settings.hold_tokens,
+            score_timeout_seconds=self.settings.score_timeout_s,
         )
         before.close()
         self.reasons.pop("probe", None)
@@ -236,6 +238,7 @@ class Lifecycle:
                 if served is self._served:  # else another probe has been proved meanwhile
                     self.reasons["golden_trace"] = one_line(error)
                     self.metrics.golden_ok.set(0)
+                    self.metrics.golden_error.set(departure_of(error))
 
     def _passed(self, departure: float) -> None:
         self.reasons.pop("golden_trace", None)

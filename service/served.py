@@ -25,6 +25,8 @@ class ServedModel:
     hold_tokens: int = 0
     limits: Limits = NO_LIMITS
     """Of the key that the request was sent with."""
+    score_timeout_seconds: float = 10.0
+    """Within which a response must be judged."""
 
     @property
     def probe(self) -> Probe:
