@@ -95,8 +95,7 @@ class Judgement:
     token_scores: tuple[TokenScore, ...] = ()
     signals: Signals = Signals()
     out_of_domain: bool | None = None
-    """Whether the parts lie outside those of the training rows; None where they were not measured. Never changes the
-    risk."""
+    """Whether the parts lie outside those of the training rows; None if not measured. Never changes the risk."""
     explain: tuple[NeuronShare, ...] | None = None
     failure: FailureReason | None = None
 
