@@ -21,7 +21,7 @@ def generated(n_tokens=N, choices=1, prompt=N_PROMPT):
     return {
         "prompt_tokens_total": prompt,
         "generation_tokens_total": n_tokens * choices,
-        "queue_duration_seconds_count": choices,
+        "queue_duration_seconds_count": 1,
         "time_to_first_token_seconds_count": choices,
         "inter_token_latency_seconds_count": (n_tokens - 1) * choices,
     }
@@ -48,10 +48,16 @@ def unscored(reason):
     return generated() | passed() | {f"scoring_failures_total{{reason={reason}}}": 1}
 
 
+GIVEN = {
+    "prompt_tokens_total": N_PROMPT,
+    "queue_duration_seconds_count": 1,
+    "scoring_duration_seconds_count{stage=teacher_forced}": 1,
+}
 TWICE = {
     **{name: 2 * value for name, value in generated().items()},
     **passed(2),
     "prompt_tokens_total": N_PROMPT,
+    "queue_duration_seconds_count": 1,
     "suppressed_requests_total": 1,
 }
 
@@ -76,7 +82,9 @@ CASES = {
     "flag, under the threshold": Case(acted("flag", "none"), guard={"policy": "flag", "threshold": 0.99}),
     "flag": Case(acted("flag", "flagged"), guard={"policy": "flag", **LOW}),
     "block": Case(acted("block", "blocked"), guard={"policy": "block", **LOW}),
-    "block, held": Case(acted("block", "blocked"), HELD, guard={"policy": "block", **LOW}),
+    "block, held": Case(
+        acted("block", "blocked") | {"hold_delay_seconds_count": N}, HELD, guard={"policy": "block", **LOW}
+    ),
     "abstain": Case(acted("abstain", "abstained"), guard={"policy": "abstain", **LOW}),
     "suppress, not better": Case(
         http(action="flagged") | TWICE | scored("suppress", "flagged"), guard={"policy": "suppress", **LOW}
@@ -89,9 +97,7 @@ CASES = {
         http() | generated(choices=3) | passed(3) | scored(choices=3), {"sampling": {"n": 3, "max_tokens": N + 1}}
     ),
     "a given response": Case(
-        http("/score")
-        | {"prompt_tokens_total": N_PROMPT, "scoring_duration_seconds_count{stage=teacher_forced}": 1}
-        | scored(),
+        http("/score") | GIVEN | scored(),
         {"response": REPLY},
         path="/score",
     ),
@@ -107,9 +113,7 @@ CASES = {
     "nan": Case(http(code=503) | unscored("not_finite"), fault="nan_scores"),
     "the scorer raises": Case(http(code=503) | unscored("scorer_error"), fault="short_rows"),
     "the engine fails in /score": Case(
-        http("/score", 503)
-        | {"prompt_tokens_total": N_PROMPT, "scoring_duration_seconds_count{stage=teacher_forced}": 1}
-        | {"scoring_failures_total{reason=engine_error}": 1},
+        http("/score", 503) | GIVEN | {"scoring_failures_total{reason=engine_error}": 1},
         {"response": REPLY},
         path="/score",
         fault="crash",
