@@ -127,7 +127,7 @@ async def test_hazard_a_worker_that_dies_leaves_nobody_waiting(engine, monkeypat
         raise KeyError("bookkeeping")
 
     monkeypatch.setattr(engine._worker, "_next_sequences", break_down)
-    with pytest.raises(EngineError, match="bookkeeping"):
+    with pytest.raises(EngineError, match=r"bookkeeping|closed"):  # closed: it died before the request was handed over
         await collect(engine, request([5]))
     with pytest.raises(EngineError, match="closed"):
         await collect(engine, request([5]))
