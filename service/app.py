@@ -9,7 +9,7 @@ from service.errors import install_handlers
 from service.lifecycle import Lifecycle, Parts
 from service.metrics import Metrics
 from service.middleware import CountRequests, LimitBody
-from service.routes import activate, generate, score, status
+from service.routes import generate, probes, score, status
 from service.settings import Settings
 from service.version import VERSION
 
@@ -37,6 +37,6 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     install_handlers(app)
     app.add_middleware(LimitBody)
     app.add_middleware(CountRequests, metrics=metrics)  # added last, so it is passed first
-    for module in (generate, score, activate, status):
+    for module in (generate, score, probes, status):
         app.include_router(module.router)
     return app

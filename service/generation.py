@@ -41,7 +41,8 @@ async def generate(
         EngineError: The engine failed.
     """
     guard, probe = plan.guard, served.probe
-    transcript = Transcript(served.engine.tokenizer, plan.stop, probe.position if guard.is_scored else None)
+    rule = probe.position if guard.is_scored else None
+    transcript = Transcript(served.engine.tokenizer, plan.stop, rule, needs=rule and served.heads.bank.position)
     timing, shown, latest = RequestTiming(), 0, time.perf_counter()
     request = EngineRequest(
         request_id=plan.request_id,
@@ -98,7 +99,8 @@ def judge_response(served: ServedModel, plan: GenerationPlan, response: ModelRes
     guard = plan.guard
     if not guard.is_scored:
         return unscored(response)
-    return judge(response, served.probe, question=guard.question, locator=guard.locator, explains=guard.explains)
+    own = served.own_rows(response)
+    return judge(own, served.probe, question=guard.question, locator=guard.locator, explains=guard.explains)
 
 
 def _risk_after(n_tokens: int, transcript: Transcript, served: ServedModel, plan: GenerationPlan) -> float | None:

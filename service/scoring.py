@@ -15,6 +15,7 @@ from service.response import read_scored
 from service.schemas.generate import Timing, Usage
 from service.schemas.score import ScoreRequest, ScoreResponse
 from service.served import ServedModel, probe_label
+from service.shadow import judge_shadow
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,14 @@ async def run_score(served: ServedModel, plan: ScorePlan, metrics: Metrics, resp
     scored = await served.engine.score(
         plan.prompt_ids, plan.response_ids, alpha=guard.alpha, wants_neurons=guard.explains, heads=served.heads
     )
-    response = read_scored(served.engine.tokenizer, scored, plan.text, probe.position)
-    judgement = judge(response, probe, question=guard.question, locator=guard.locator, explains=guard.explains)
+    response = read_scored(served.engine.tokenizer, scored, plan.text, served.heads.bank.position)
+    judgement = judge(
+        served.own_rows(response), probe, question=guard.question, locator=guard.locator, explains=guard.explains
+    )
     seconds = time.perf_counter() - began
     metrics.scoring.labels("teacher_forced").observe(seconds)
-    metrics.record_judgement(judgement, probe_label(probe))
+    metrics.record_judgement(judgement, probe_label(probe), served.role)
+    judge_shadow(served, guard, response, judgement, metrics)
     require_score(judgement, guard.on_error, metrics)
     action = decide(guard.policy, judgement.risk, guard.threshold)
     metrics.record_action(action, guard.policy)

@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     admin_key_sha256: str | None = Field(
         None,
         pattern="^[0-9a-fA-F]{64}$",
-        description="SHA-256, in hex, of the key that POST /probes/activate asks for; unset: nobody may",
+        description="SHA-256, in hex, of the key that the POST routes under /probes ask for; unset: nobody may",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
     fake_step_s: float = Field(0.0, ge=0, description="fake engine only: seconds a step takes")

@@ -30,7 +30,10 @@ def write_library(folder: Path, *artifacts: ProbeArtifact) -> Path:
     return folder
 
 
-async def activate(client: httpx.AsyncClient, probe: Any, headers: dict[str, str] | None = None) -> httpx.Response:
+async def activate(
+    client: httpx.AsyncClient, probe: Any, headers: dict[str, str] | None = None, **body: Any
+) -> httpx.Response:
     """`probe` is anything with a name and a version."""
-    body = {"name": probe.name, "version": probe.version}
-    return await client.post("/probes/activate", json=body, headers=HEADERS if headers is None else headers)
+    body = {"version": probe.version, **body}
+    path = f"/probes/{probe.name}/activate"
+    return await client.post(path, json=body, headers=HEADERS if headers is None else headers)

@@ -24,13 +24,11 @@ ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
         401: "another key",
         403: "no key is set",
         404: "no such probe",
-        409: "the probe is refused; what was served before still is",
+        409: "the probe is refused, or has that role already; what was served before still is",
         422: "a field is wrong",
         503: "no model is loaded",
     }.items()
 }
-
-NOT_READY: dict[int | str, dict[str, Any]] = {503: ERRORS[503]}
 
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "JSON, or with `stream` named events: start, token, span, guard, then done or error"}
