@@ -5,7 +5,6 @@ import logging
 from dataclasses import dataclass
 
 from probes.artifact import ArtifactError, ProbeArtifact
-from probes.fingerprint import ModelFingerprint
 from probes.registry import ProbeNotFoundError
 from probes.serving_state import ProbeReference, ServingState, StateError, read_state, write_state
 from service.loading import one_line
@@ -28,7 +27,7 @@ class Lineup:
     """Of the canary."""
 
 
-def recall(settings: Settings, configured: ProbeArtifact, model: ModelFingerprint, shelf: ProbeShelf) -> Lineup:
+def recall(settings: Settings, configured: ProbeArtifact, shelf: ProbeShelf) -> Lineup:
     """The last lineup; blocks. A probe that is no longer there or has other bytes is refused and left out.
 
     HGUARD_PROBE decides where nothing was switched yet, where it has another value than then, and where the active
@@ -50,11 +49,15 @@ def recall(settings: Settings, configured: ProbeArtifact, model: ModelFingerprin
         if reference.sha256 == configured.sha256:
             return configured
         try:
-            artifact = shelf.find(reference.name, reference.version, model)
-            if artifact.sha256 != reference.sha256:
-                raise ArtifactError("its files are not those that were served before")
-        except (ProbeNotFoundError, ArtifactError) as error:
-            shelf.refuse(reference.name, reference.version, None, error)
+            artifact = shelf.find(reference.name, reference.version)
+        except ArtifactError:  # the shelf has noted it
+            return None
+        except ProbeNotFoundError as error:
+            shelf.refuse(reference.name, reference.version, error)
+            return None
+        if artifact.sha256 != reference.sha256:
+            changed = ArtifactError("its files are not those that were served before the restart: activate it anew")
+            shelf.refuse(reference.name, reference.version, changed)
             return None
         return artifact
 

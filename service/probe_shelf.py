@@ -1,13 +1,13 @@
 """ProbeShelf: the probes in the folders as they were when last looked at, and why some of them may not be served."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from probes.artifact import ArtifactError, ProbeArtifact, load_artifact
 from probes.fingerprint import ModelFingerprint, ModelMismatchError, check_same_model
-from probes.registry import find_probe, list_artifacts
+from probes.registry import ProbeNotFoundError, list_artifacts
 from service.loading import one_line
 from service.metrics import Metrics
 
@@ -32,7 +32,7 @@ class ProbeShelf:
     def __init__(self, probes_dir: Path | None, metrics: Metrics) -> None:
         self.probes_dir, self.metrics = probes_dir, metrics
         self.shelved: tuple[Shelved, ...] = ()
-        self._refused: dict[tuple[str, str, str | None], str] = {}
+        self._refused: dict[tuple[str, str], str] = {}
 
     def look(self, model: ModelFingerprint) -> None:
         """Read every folder; blocks. What was refused may be tried again, what is damaged is refused now.
@@ -61,34 +61,39 @@ class ProbeShelf:
                 found[label] = Shelved(*label, artifact, None)
         self.shelved = tuple(found.values())
 
-    def find(self, name: str, version: str | None, model: ModelFingerprint) -> ProbeArtifact:
+    def find(self, name: str, version: str | None = None) -> ProbeArtifact:
         """Read a probe from its folder as it is now; blocks.
 
         Args:
             name: Of the probe.
             version: None: the newest.
-            model: Fingerprint of the loaded model.
 
         Raises:
             ProbeNotFoundError: There is none.
             ArtifactError: It is damaged, or its folder has another probe's name.
         """
-        artifact = find_probe(name if version is None else f"{name}@{version}", model, self.probes_dir)
-        if artifact.probe.name != name or version not in (None, artifact.probe.version):
-            raise ArtifactError(
-                f"the folder {name}/{version or '...'} holds {artifact.probe.name}@{artifact.probe.version}: rename it"
-            )
+        for folder in list_artifacts(self.probes_dir):
+            if folder.parent.name == name and version in (None, folder.name):
+                break
+        else:
+            raise ProbeNotFoundError(f"no probe {name}@{version or 'any version'} in the folders of probes")
+        try:
+            artifact = _load(folder)
+        except ArtifactError as error:
+            self.refuse(name, folder.name, error)
+            raise
+        others = (one for one in self.shelved if (one.name, one.version) != (name, folder.name))
+        self.shelved = (*others, Shelved(name, folder.name, artifact, None))
         return artifact
 
-    def refuse(self, name: str, version: str, sha256: str | None, error: BaseException) -> None:
-        """Count, log and remember that a probe was refused; `sha256` is None where it could not be read."""
-        self._refused[name, version, sha256] = one_line(error)
+    def refuse(self, name: str, version: str, error: BaseException) -> None:
+        """Count, log and remember that a probe was refused."""
+        self._refused[name, version] = one_line(error)
         self.count(f"{name}@{version}", error)
 
     def accept(self, artifact: ProbeArtifact) -> None:
-        """Forget why these files were refused before."""
-        self._refused.pop((artifact.probe.name, artifact.probe.version, artifact.sha256), None)
-        self._refused.pop((artifact.probe.name, artifact.probe.version, None), None)
+        """Forget why it was refused before."""
+        self._refused.pop((artifact.probe.name, artifact.probe.version), None)
 
     def count(self, label: str, error: BaseException) -> None:
         """Count and log a refusal."""
@@ -98,12 +103,11 @@ class ProbeShelf:
     def entries(self) -> list[Shelved]:
         """What lies in the folders, with every refusal since, also of probes that are in none of them."""
         left = dict(self._refused)
-        entries = []
-        for one in self.shelved:
-            sha256 = one.artifact.sha256 if one.artifact else None
-            reasons = [left.pop((one.name, one.version, key), None) for key in {sha256, None}]
-            entries.append(Shelved(one.name, one.version, one.artifact, next(filter(None, reasons), one.reason)))
-        return entries + [Shelved(name, version, None, reason) for (name, version, _), reason in left.items()]
+        entries = [
+            replace(one, reason=left.pop((one.name, one.version), one.reason))
+            for one in sorted(self.shelved, key=lambda one: one.name)
+        ]
+        return entries + [Shelved(*label, None, reason) for label, reason in left.items()]
 
 
 def _load(folder: Path) -> ProbeArtifact:

@@ -64,7 +64,7 @@ class ProbeSwitch:
         """
         self._engine, self._configured, self._model = engine, configured, engine.fingerprint()
         self.shelf.look(self._model)
-        wanted = self._wanted = recall(self.settings, configured, self._model, self.shelf)
+        wanted = self._wanted = recall(self.settings, configured, self.shelf)
         probes = [artifact.probe for artifact in (wanted.active, wanted.shadow, wanted.canary) if artifact]
         return head_bank(next((probe for probe in probes if probe.residual), probes[0]))
 
@@ -109,9 +109,8 @@ class ProbeSwitch:
         self._check_model()
         async with self._changing:
             try:
-                artifact = await asyncio.to_thread(self.shelf.find, name, version, self._model)
+                artifact = await asyncio.to_thread(self.shelf.find, name, version)
             except ArtifactError as error:
-                self.shelf.refuse(name, version or "newest", None, error)
                 raise ProbeRefusedError("probe", one_line(error)) from error
             await self._put(artifact, role, percent)
             return await self._done(artifact)
@@ -206,7 +205,7 @@ class ProbeSwitch:
             raise
 
     def _refuse(self, artifact: ProbeArtifact, refusal: ProbeRefusedError) -> None:
-        self.shelf.refuse(artifact.probe.name, artifact.probe.version, artifact.sha256, refusal)
+        self.shelf.refuse(artifact.probe.name, artifact.probe.version, refusal)
 
     def _check_model(self) -> None:
         if "model" in self.places.reasons:

@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     device: str = Field("auto", min_length=1, description="cpu, cuda, cuda:1, ...; auto: CUDA where there is one")
     max_concurrent: int = Field(32, ge=1, le=4096, description="sequences generated together; more wait their turn")
     vllm_slots: int = Field(
-        64, ge=1, le=4096, description="vllm engine: neurons that can be read in each layer, of two probes together"
+        64, ge=1, le=4096, description="vllm engine: neurons that can be read in each layer, of all loaded probes"
     )
     vllm_args: dict[str, Any] = Field(
         default_factory=dict,
