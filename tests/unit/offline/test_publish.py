@@ -15,6 +15,7 @@ from offline.scores import load_scores
 from offline.stages import StageMismatchError
 from probes.artifact import ArtifactError, load_artifact, save_artifact
 from probes.calibration import Calibration
+from probes.neurons import NeuronSet
 from probes.serving_state import ProbeReference, ServingState, write_state
 
 
@@ -101,9 +102,10 @@ def test_one_that_is_not_better_leaves_the_folder_as_it_was(made, tmp_path):
 def test_hazard_a_gain_in_ranking_hides_a_loss_of_calibration(made):
     folder, out = made
     new, gate = load_artifact(folder), read_gate(out)
-    weights = new.probe.weights
-    noise = np.random.default_rng(0).normal(size=len(weights)).astype(np.float32) * np.abs(weights).mean()
-    old = changed(new, weights=weights + noise)  # ranks worse, and is calibrated about as well
+    (flat,), weights = new.probe.neurons.flat, new.probe.weights
+    both = NeuronSet.from_flat(new.probe.neurons.widths, np.array([flat, flat + 1]))
+    noisy = {"neurons": both, "weights": np.repeat(weights, 2), "norms": np.repeat(new.probe.norms, 2)}
+    old = changed(new, **noisy)  # another neuron's CETT is noise: it ranks worse
     assert compare(new, old, gate).is_better
     risk_model = replace(new.probe.risk_model, calibration=Calibration("platt", slope=0.01, offset=4.0))
     always = changed(new, "1.0.0", risk_model=risk_model)  # ranks as before, and calls everything 98%
