@@ -122,7 +122,7 @@ class Lifecycle:
         return [f"{name}: {reason}" for name, reason in self.reasons.items()]
 
     async def _prove_again_and_again(self) -> None:
-        """The canary: an engine that begins to score wrongly stops being ready, and is ready again once it is right."""
+        """The golden traces: an engine that begins to score wrongly is not ready, until it is right again."""
         while True:
             await asyncio.sleep(self.settings.canary_s)
             await self.probes.places.prove_again(self.settings.canary_timeout_s)

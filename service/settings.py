@@ -44,7 +44,7 @@ class Settings(BaseSettings):
         "default", min_length=1, description="name, name@version or folder; default: the shipped one of this model"
     )
     probes_dir: Path | None = Field(
-        None, description="folder with probes of your own, looked in before the shipped ones"
+        None, description="folder with probes of your own, looked in before the shipped ones; keeps which ones serve"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on CUDA, float32 on a CPU"
