@@ -95,7 +95,12 @@ def find_incumbent(probes_dir: Path, name: str) -> ProbeArtifact | None:
         if active is not None:
             return _check(load_artifact(active), state.active)
     newest = next((one for one in list_artifacts(probes_dir) if one.parent.name == name), None)
-    return load_artifact(newest) if newest is not None else None
+    if newest is None:
+        return None
+    try:
+        return load_artifact(newest)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; it is the newest and would have to be beaten: mend it, or take it out") from error
 
 
 def _check(artifact: ProbeArtifact, active: ProbeReference) -> ProbeArtifact:

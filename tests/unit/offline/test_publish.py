@@ -151,6 +151,9 @@ def test_it_has_to_beat_the_active_one_and_not_the_newest(made, tmp_path):
     write_state(tmp_path, ServingState("default", replace(active, name="other")))
     assert find_incumbent(tmp_path, "tiny").sha256 == newest.sha256
     assert find_incumbent(tmp_path, "nothing") is None
+    (tmp_path / "tiny" / "0.10.0" / "probe.json").write_text("{")
+    with pytest.raises(ArtifactError, match="take it out"):
+        find_incumbent(tmp_path, "tiny")
     assert find_incumbent(tmp_path / "none", "smollm2-135m-instruct").probe.version == "1.2.0"  # the shipped one
 
 
