@@ -15,7 +15,7 @@ TORCH ?= torch==$(TORCH_VERSION)$(if $(HAS_CUDA),,$(if $(IS_LINUX),+cpu))
 # Asked only when the configured package index has no CPU build.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup vllm serve test test-vllm test-gpu check train bench clean
+.PHONY: help setup vllm serve test soak test-vllm test-gpu check train bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -41,6 +41,9 @@ serve: setup $(if $(filter vllm,$(HGUARD_ENGINE)),vllm) ## serve the default mod
 
 test: setup ## every test that needs neither a GPU nor vLLM
 	$(PY) -m pytest -m "not gpu" --ignore tests/vllm $(PYTEST_ARGS)
+
+soak: setup ## five minutes of load, misbehaving clients included: flat memory, descriptors and tasks (SOAK_SECONDS)
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),300) $(PY) -m pytest tests/soak -s $(PYTEST_ARGS)
 
 test-vllm: vllm ## the exactness suite on real vLLM
 	$(PY) -m pytest tests/vllm -m "not gpu" $(PYTEST_ARGS)

@@ -20,8 +20,8 @@ from offline.locators import Spans, mask_of
 from offline.metrics import auroc, bootstrap, bootstrap_difference, length_correlation
 from offline.sentence_answers import SentenceAnswer
 from offline.unit_metrics import DocumentBootstrap, interval_of
-from probes.parts import measure_parts
-from probes.risk import RiskModel
+from probes.parts import Part
+from probes.probe import Probe
 
 BUCKETS = (16, 64, 128, 256)
 """Longest response of each, in tokens."""
@@ -47,18 +47,26 @@ class Located:
         return len(self.answer.offsets)
 
 
-def pool(answer: SentenceAnswer, spans: Mapping[str, Spans], numbers: NDArray[np.float32], risk: RiskModel) -> Located:
-    """Pool the response's numbers [T, 3] over the spans of every way."""
-    parts = {}
-    for name, found in spans.items():
-        if found:
-            logits, logprobs, entropies = numbers[mask_of(found, len(numbers))].astype(float).T.tolist()
-            parts[name] = measure_parts(logits, logprobs, entropies)
+def pool(answer: SentenceAnswer, spans: Mapping[str, Spans], numbers: NDArray[np.float32], probe: Probe) -> Located:
+    """Pool the response's numbers [T, N + 2] (`offline.token_rows`) over the spans of every way.
+
+    A way is added that needs them: of the lexical claims the one with the highest risk of its own.
+    """
+    logprobs, entropies = numbers[:, -2:].astype(float).T.tolist()
+    scores = numbers[:, :-2].astype(float).tolist()
+
+    def measure(found: Spans) -> dict[Part, float]:
+        return probe.measure(found, scores, logprobs, entropies)
+
+    claims = spans["lexical"]
+    riskiest = [max(claims, key=lambda span: probe.risk_model.risk(measure([span])))] if claims else []
+    spans = {**spans, "lexical, riskiest claim": riskiest}
+    parts = {name: measure(found) for name, found in spans.items() if found}
     return Located(
         answer,
         spans,
         {name: part["cett"] for name, part in parts.items()},
-        {name: risk.risk(part) for name, part in parts.items()},
+        {name: probe.risk_model.risk(part) for name, part in parts.items()},
     )
 
 

@@ -100,7 +100,9 @@ def find_incumbent(probes_dir: Path, name: str) -> ProbeArtifact | None:
     try:
         return load_artifact(newest)
     except ArtifactError as error:
-        raise ArtifactError(f"{error}; it is the newest and would have to be beaten: mend it, or take it out") from error
+        raise ArtifactError(
+            f"{error}; it is the newest and would have to be beaten: mend it, or take it out"
+        ) from error
 
 
 def _check(artifact: ProbeArtifact, active: ProbeReference) -> ProbeArtifact:

@@ -74,7 +74,7 @@ def train_locator(config: RunConfig, args: argparse.Namespace) -> None:
     cuts = Cuts(fitted.threshold, choose_claim_cut([answers[at] for at in training], fitted.unseen))
     logits = fitted.logits(rows)
     located = [
-        pool(a, locate_all(a, logits[rows.of(at)], cuts), np.asarray(rows.numbers[rows.of(at)]), probe.risk_model)
+        pool(a, locate_all(a, logits[rows.of(at)], cuts), np.asarray(rows.numbers[rows.of(at)]), probe)
         for at, a in enumerate(answers)
         if a.split == "test"
     ]

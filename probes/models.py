@@ -88,7 +88,9 @@ def load_model(folder: Path, *, dtype: str = "auto", device: str = "auto") -> nn
     chosen = pick_dtype(dtype, place)
     model: nn.Module
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=chosen, output_loading_info=True)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=chosen, output_loading_info=True, use_safetensors=True
+        )  # a pickled checkpoint is refused
     except (OSError, ValueError) as error:
         raise ModelReferenceError(f"{folder} holds no model that can be loaded: {_first_line(error)}") from error
     if report["missing_keys"]:  # transformers fills them with random numbers and goes on

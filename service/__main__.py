@@ -2,23 +2,25 @@
 
 import argparse
 import logging
-import math
-import signal
+import os
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
 
 from service.app import create_app
+from service.key_ring import KeysFileError
 from service.loading import StartupError
+from service.server import FLUSH_SECONDS, Server
 from service.settings import Settings, SettingsError, describe_settings, read_settings
 from service.version import VERSION
 
 EXIT_USAGE = 2
+
+logger = logging.getLogger("hguard")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,33 +36,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings()
         logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        # Its debug lines are the chunks of streams: what the model wrote.
+        logging.getLogger("sse_starlette").setLevel(logging.INFO)
+        warn_of_risks(settings)
         with bind(settings) as listener:
             app = create_app(settings)
             app.state.lifecycle.prepare()
             return serve(app, settings, listener)
-    except (SettingsError, StartupError) as error:
+    except (SettingsError, KeysFileError, StartupError) as error:
         sys.stderr.write(f"hguard: {error}\n")
         return EXIT_USAGE
 
 
 def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
     """Run uvicorn until a signal; returns the exit code."""
-    # sse-starlette would cut every stream at the first signal; uvicorn lets them finish, for as long as is set below.
+    # sse-starlette would cut every stream at the first signal.
     AppStatus.enable_automatic_graceful_drain = False
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             app,
             lifespan="on",
+            http="h11",  # httptools, the default where it is installed, reads headers without end
             log_level=settings.log_level,
             server_header=False,
-            timeout_graceful_shutdown=math.ceil(settings.drain_s),
-        )
+            timeout_graceful_shutdown=FLUSH_SECONDS,
+        ),
+        app.state.drain,
     )
-    # uvicorn raises the signal again once it has shut down: an orderly end is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    with suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+    server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def warn_of_risks(settings: Settings) -> None:
+    """Say what is allowed but no good place to be in."""
+    if os.geteuid() == 0:
+        logger.warning("runs as root, which it never needs: start it as another user")
+    if settings.api_keys_file is None and not settings.is_loopback:
+        logger.warning("HGUARD_INSECURE=1: whoever reaches %s may use the model, there are no API keys", settings.host)
 
 
 def bind(settings: Settings) -> socket.socket:

@@ -26,8 +26,10 @@ def assemble(
     plans: Sequence[GenerationPlan],
     outcomes: Sequence[Outcome],
     choices: Sequence[Choice],
+    *,
+    queue_seconds: float = 0.0,
 ) -> GenerateResponse:
-    """Put the answer together."""
+    """Put the answer together; `queue_seconds` is what the request waited for admission."""
     prompt_tokens = len(plans[0].prompt_ids)
     completion_tokens = sum(len(outcome.generation.response.tokens) for outcome in outcomes)
     guard = outcomes[0].choice.guard
@@ -44,7 +46,7 @@ def assemble(
         risk=guard.risk if guard else None,
         choices=list(choices),
         timing=Timing(
-            queue_s=max(timing.queue_seconds for timing in timings),
+            queue_s=queue_seconds + max(timing.queue_seconds for timing in timings),
             prefill_s=max(timing.prefill_seconds for timing in timings),
             decode_s=max(timing.decode_seconds for timing in timings),
             scoring_s=max(timing.scoring_seconds for timing in timings),

@@ -1,17 +1,25 @@
 """The application: routes, limits and errors around one lifecycle."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from service.access import Authorize
+from service.admission import Admission
+from service.drain import Drain
 from service.errors import install_handlers
+from service.key_ring import KeyRing
 from service.lifecycle import Lifecycle, Parts
 from service.metrics import Metrics
 from service.middleware import CountRequests, LimitBody
-from service.routes import generate, probes, score, status
+from service.openapi import install_openapi
+from service.prompt_memory import PromptMemory
+from service.routes import checks, generate, litellm, openai, probes, score, status
 from service.settings import Settings
 from service.version import VERSION
+from service.watchdog import Watchdog
 
 
 def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
@@ -20,23 +28,50 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     Args:
         settings: The operator's choices.
         parts: Engine and probe that are loaded already.
+
+    Raises:
+        KeysFileError: The file of API keys cannot be used.
     """
     metrics = Metrics()
     lifecycle = Lifecycle(settings, metrics, parts)
+    admission = Admission(
+        metrics,
+        max_sequences=settings.max_concurrent,
+        queue_size=settings.queue_size,
+        queue_tokens=settings.queue_tokens,
+    )
+    watchdog = Watchdog(lifecycle, admission, settings.stall_s)
+    keys = KeyRing(settings.api_keys_file, settings.admin_key_sha256, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await lifecycle.start()
+        watching = asyncio.create_task(watchdog.run()) if settings.stall_s else None
         yield
+        if watching is not None:
+            watching.cancel()
         await lifecycle.close()
 
     app = FastAPI(
-        title="hguard", version=VERSION, summary="Hallucination risk while a model answers", lifespan=lifespan
+        title="hguard",
+        version=VERSION,
+        summary="Hallucination risk while a model answers",
+        lifespan=lifespan,
+        redirect_slashes=False,  # a redirect's address would come from the client's Host header
     )
     app.state.lifecycle = lifecycle
+    app.state.admission = admission
+    app.state.drain = Drain(admission, metrics, settings.drain_s)
+    app.state.prompts = PromptMemory(
+        limit_bytes=settings.remember_bytes,
+        seconds=settings.remember_s,
+        on_unread=lambda reason: metrics.prompts_forgotten.labels(reason).inc(),
+    )
     install_handlers(app)
     app.add_middleware(LimitBody)
+    app.add_middleware(Authorize, keys=keys)
     app.add_middleware(CountRequests, metrics=metrics)  # added last, so it is passed first
-    for module in (generate, score, probes, status):
+    for module in (generate, score, openai, checks, litellm, probes, status):
         app.include_router(module.router)
+    install_openapi(app)
     return app

@@ -35,10 +35,19 @@ class ApiError(Exception):
     """An answer other than success."""
 
     def __init__(
-        self, status: int, code: str, message: str, *, param: str | None = None, details: Sequence[ErrorDetail] = ()
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        details: Sequence[ErrorDetail] = (),
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.param, self.details = status, code, message, param, details
+        self.retry_after = retry_after
+        """Seconds, for the header of that name."""
 
     def envelope(self, request_id: str | None) -> ErrorResponse:
         """The body."""
@@ -56,7 +65,9 @@ class ApiError(Exception):
 
     def response(self, request_id: str | None) -> Response:
         """The HTTP response."""
-        headers = {"x-request-id": request_id} if request_id else None
+        headers = {"x-request-id": request_id} if request_id else {}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(self.retry_after)
         body = self.envelope(request_id).model_dump_json(exclude_none=False)
         return Response(body, self.status, headers, media_type="application/json")
 

@@ -1,14 +1,17 @@
 """Generation: runs one sequence through the engine and judges it. Knows no policy but `stop`, and no HTTP."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from probes.probe import Probe
 from service.engines.base import EngineError, EngineRequest, FinishReason, RequestTiming
 from service.guard import Judgement, TokenScore, judge, running_risk, score_token, unscored
+from service.hold import HoldGate
 from service.metrics import Metrics
+from service.offload import LONG_RESPONSE, offload
 from service.plan import GenerationPlan
 from service.policy import is_over
 from service.response import ModelResponse, ResponseToken
@@ -28,6 +31,10 @@ class Generation:
     finish_reason: FinishReason
     alpha: float
     timing: RequestTiming
+    n_shown: int = 0
+    """Tokens that `on_token` was called for."""
+    is_blocked: bool = False
+    """Ended because a part of it that was held is over the threshold, whatever the risk of the whole."""
 
 
 async def generate(
@@ -43,7 +50,9 @@ async def generate(
     guard, probe = plan.guard, served.probe
     rule = probe.position if guard.is_scored else None
     transcript = Transcript(served.engine.tokenizer, plan.stop, rule, needs=rule and served.heads.bank.position)
-    timing, shown, latest = RequestTiming(), 0, time.perf_counter()
+    timing, latest = RequestTiming(), time.perf_counter()
+    gate = HoldGate(served, guard, plan.hold_tokens) if plan.hold_tokens and guard.is_scored else None
+    shown = _Shown(transcript, probe, gate, on_token, metrics)
     request = EngineRequest(
         request_id=plan.request_id,
         prompt_ids=plan.prompt_ids,
@@ -60,6 +69,7 @@ async def generate(
     try:
         async with aclosing(steps):
             async for step in steps:
+                metrics.steps += 1
                 transcript.add(step)
                 if step.finish_reason == "error":
                     raise EngineError(f"the engine gave up on {plan.request_id}")
@@ -67,31 +77,71 @@ async def generate(
                     now = time.perf_counter()
                     (metrics.inter_token if n_tokens else metrics.first_token).observe(now - latest)
                     n_tokens, latest = n_tokens + 1, now
-                while shown < transcript.n_ready:
-                    if on_token is not None:
-                        token = transcript.token(shown)
-                        on_token(shown, token, score_token(probe, token, transcript.row(shown)))
-                    shown += 1
-                    if guard.policy == "stop" and is_over(
-                        _risk_after(shown, transcript, served, plan), guard.threshold
-                    ):
-                        transcript.stop_after(shown)
-                        break
+                for n_ready in shown.new_tokens():
+                    if guard.policy == "stop":
+                        is_long = n_ready > LONG_RESPONSE
+                        risk = await offload(_risk_after, n_ready, transcript, served, plan, when=is_long)
+                        if is_over(risk, guard.threshold):
+                            transcript.stop_after(n_ready)
+                            break
+                shown.show()
                 if transcript.finish_reason is not None:
                     break
     finally:
         metrics.generation_tokens.inc(n_tokens)
-        metrics.queue.observe(timing.queue_seconds)
     if transcript.finish_reason is None:
         raise EngineError(f"the engine ended {plan.request_id} without a finish reason")
     response = transcript.response()
     began = time.perf_counter()
-    judgement = judge_response(served, plan, response)
+    judgement = await offload(judge_response, served, plan, response, when=len(response.tokens) > LONG_RESPONSE)
+    shown.release_rest()
     seconds = time.perf_counter() - began
     metrics.scoring.labels("tap").observe(timing.scoring_seconds)
     metrics.scoring.labels("guard").observe(seconds)
     timing.scoring_seconds += seconds
-    return Generation(response, judgement, transcript.finish_reason, alpha, timing)
+    is_blocked = gate is not None and gate.is_blocked
+    return Generation(response, judgement, transcript.finish_reason, alpha, timing, shown.n_shown, is_blocked)
+
+
+class _Shown:
+    """Shows tokens once they are final and, where they are held, released."""
+
+    def __init__(
+        self, transcript: Transcript, probe: Probe, gate: HoldGate | None, on_token: OnToken | None, metrics: Metrics
+    ) -> None:
+        self.n_shown = 0
+        self._transcript, self._probe, self._gate, self._on_token = transcript, probe, gate, on_token
+        self._delay = metrics.hold_delay
+        self._ready_at: list[float] = []
+
+    def new_tokens(self) -> Iterator[int]:
+        """The number of final tokens, as each becomes final."""
+        while len(self._ready_at) < self._transcript.n_ready:
+            self._ready_at.append(time.perf_counter())
+            yield len(self._ready_at)
+
+    def show(self) -> None:
+        """Show what may be shown; end the response where its gate blocks."""
+        limit = len(self._ready_at)
+        if self._gate is not None:
+            self._gate.offer(self._transcript)
+            if self._gate.is_blocked:
+                self._transcript.stop_after(limit)
+            limit = self._gate.released
+        while self._on_token is not None and self.n_shown < limit:
+            at, token = self.n_shown, self._transcript.token(self.n_shown)
+            self._on_token(at, token, score_token(self._probe, token, self._transcript.row(at)))
+            self.n_shown += 1
+            self._note_delay(at)
+
+    def release_rest(self) -> None:
+        """Say that what is still held waited until now; whether it leaves is the policy's decision."""
+        for at in range(self.n_shown, self._transcript.n_kept):
+            self._note_delay(at)
+
+    def _note_delay(self, at: int) -> None:
+        if self._gate is not None:
+            self._delay.observe(time.perf_counter() - self._ready_at[at])
 
 
 def judge_response(served: ServedModel, plan: GenerationPlan, response: ModelResponse) -> Judgement:

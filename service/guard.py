@@ -1,14 +1,15 @@
-"""The guard: evidence -> token scores -> answer spans -> parts over the answer tokens -> calibrated risk.
+"""The guard: evidence -> token scores -> answer spans -> parts over a span's tokens -> calibrated risk.
 
-    logit = mean of the answer tokens' scores of a head + its intercept;  risk = risk model of logits and free signals
+    logit = mean of the span's scores of a head + its intercept;  risk = risk model of logits and free signals
 
-A response, a span, a response that goes on and a token alone are all judged as a set of tokens, by the same sums. Pure,
-and the same for a generated and a teacher-forced response. Decides nothing (see `service.policy`) and does not know
-which engine the evidence came from.
+A span and a token alone are judged as sets of tokens, by the same sums; the risk of a response is that of its deciding
+span, see `Locator`. Pure, and the same for a generated and a teacher-forced response. Decides nothing (see
+`service.policy`) and does not know which engine the evidence came from.
 """
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -24,9 +25,11 @@ from service.response import ModelResponse, ResponseToken
 
 Status = Literal["scored", "partial", "failed", "no_answer", "disabled"]
 """`partial`: every answer token was scored, some other token was not. Only `scored` and `partial` carry a risk."""
-Locator = Literal["default", "lexical", "response"]
+Locator = Literal["default", "lexical", "claims", "response"]
+"""Which spans there are, and whose risk is that of the response. `lexical`: the claim of each sentence, the first one
+decides; `claims`: the same, the riskiest decides; `response`: all tokens as one span."""
 LOCATORS = ("lexical", "response")
-"""What a probe may name."""
+"""What a probe may name: what it was calibrated with."""
 FailureReason = Literal["missing_rows", "not_finite"]
 
 EXPLAIN_LIMIT = 10
@@ -99,7 +102,8 @@ class Judgement:
 
     def is_answer(self, token: int) -> bool:
         """Whether a span holds this token."""
-        return any(part.span.start <= token < part.span.end for part in self.spans)
+        before = bisect_right(self.spans, token, key=lambda part: part.span.start)  # in order and disjoint
+        return before > 0 and token < self.spans[before - 1].span.end
 
 
 def unscored(response: ModelResponse) -> Judgement:
@@ -117,7 +121,7 @@ def score_token(probe: Probe, token: ResponseToken, row: RowEvidence | None) -> 
         token: With the free signals of the row that predicted it.
         row: The row that scores it by the probe's position rule.
     """
-    parts = _measure(probe, (token,), (row,), (AnswerSpan(0, 1),))
+    parts = _measure(probe, (token,), (row,), AnswerSpan(0, 1))
     return TokenScore(finite(parts["cett"]), finite(parts["residual"]), _risk(probe, parts))
 
 
@@ -126,12 +130,19 @@ def running_risk(response: ModelResponse, probe: Probe, *, question: str, locato
 
     A located span that nothing follows yet is still being written ("I" may become "I don't know") and is not judged.
     """
-    spans = _locate(response, probe, question, locator)
-    if spans and _locator_name(probe, locator) == "lexical":
+    spans = locate(response, probe, question, locator)
+    if spans and locator_name(probe, locator) != "response":
         rest = response.text[response.tokens[spans[-1].end - 1].end :]
         if not _FOLLOWED.search(rest):
-            return None
-    return _risk(probe, _measure(probe, response.tokens, _token_rows(response, probe), spans))
+            spans = spans[:-1]
+    judged = judge_spans(response, probe, spans)
+    return _decide(judged, locator).risk if judged else None
+
+
+def judge_spans(response: ModelResponse, probe: Probe, spans: Sequence[AnswerSpan]) -> tuple[SpanRisk, ...]:
+    """The risk of each of some spans, by its own tokens."""
+    rows = _token_rows(response, probe)
+    return tuple(SpanRisk(span, _risk(probe, _measure(probe, response.tokens, rows, span))) for span in spans)
 
 
 def judge(
@@ -143,34 +154,51 @@ def judge(
         response: With the rows that the probe's position rule needs.
         probe: The served probe.
         question: The last user turn, for the locator.
-        locator: Which tokens are pooled; `default` is the one the probe was calibrated with.
+        locator: Which tokens are judged; `default` is the one the probe was calibrated with.
         explains: The rows carry neurons; list those that say most.
     """
     rows = _token_rows(response, probe)
-    spans = _locate(response, probe, question, locator)
-    parts = _measure(probe, response.tokens, rows, spans)
-    risk = _risk(probe, parts)
-    answer = _answer_tokens(spans)
+    judged = judge_spans(response, probe, locate(response, probe, question, locator))
     token_scores = tuple(score_token(probe, token, row) for token, row in zip(response.tokens, rows, strict=True))
+    if not judged:
+        return Judgement("no_answer", token_scores=token_scores)
+    unscored_spans = [part.span for part in judged if part.risk is None]
     failure: FailureReason | None = None
-    if not spans:
-        status: Status = "no_answer"
-    elif risk is None:
-        status = "failed"
-        failure = "missing_rows" if any(rows[at] is None for at in answer) else "not_finite"
+    if unscored_spans:
+        status: Status = "failed"
+        is_missing = any(None in rows[span.start : span.end] for span in unscored_spans)
+        failure = "missing_rows" if is_missing else "not_finite"
     else:
         status = "partial" if any(score.risk is None for score in token_scores) else "scored"
+    deciding = _decide(judged, locator)
+    span, risk = deciding.span, None if unscored_spans else deciding.risk
+    parts = _measure(probe, response.tokens, rows, span)
     return Judgement(
         status,
         risk=risk,
         logit=None if risk is None else parts["cett"],
-        spans=tuple(SpanRisk(span, _risk(probe, _measure(probe, response.tokens, rows, (span,)))) for span in spans),
+        spans=judged,
         token_scores=token_scores,
         signals=_signals(parts),
         out_of_domain=None if risk is None else probe.domain.is_outside(parts),
-        explain=_explain(probe, [rows[at] for at in answer]) if explains and risk is not None else None,
+        explain=_explain(probe, rows[span.start : span.end]) if explains and risk is not None else None,
         failure=failure,
     )
+
+
+def locate(response: ModelResponse, probe: Probe, question: str, locator: Locator) -> list[AnswerSpan]:
+    """The answer spans, in reading order; none where nothing is claimed."""
+    n = len(response.tokens)
+    if locator_name(probe, locator) == "response":
+        return [AnswerSpan(0, n)] if n else []
+    return locate_answer(question, response.text, response.offsets)
+
+
+def _decide(judged: Sequence[SpanRisk], locator: Locator) -> SpanRisk:
+    """The span whose risk is that of the response; under `claims` one without a risk counts as the riskiest."""
+    if locator != "claims":
+        return judged[0]
+    return max(judged, key=lambda part: math.inf if part.risk is None else part.risk)
 
 
 def _token_rows(response: ModelResponse, probe: Probe) -> list[RowEvidence | None]:
@@ -181,47 +209,31 @@ def _token_rows(response: ModelResponse, probe: Probe) -> list[RowEvidence | Non
 
 
 def _measure(
-    probe: Probe,
-    tokens: Sequence[ResponseToken],
-    rows: Sequence[RowEvidence | None],
-    spans: Sequence[AnswerSpan],
+    probe: Probe, tokens: Sequence[ResponseToken], rows: Sequence[RowEvidence | None], span: AnswerSpan
 ) -> Mapping[Part, float]:
-    """The parts over the tokens of these spans; empty where there is no span, nan where a number is missing."""
-    if not spans:
-        return {}
+    """The parts over the tokens of a span; nan where a number is missing."""
+    inside = slice(span.start, span.end)
     return probe.measure(
-        spans,
-        [_MISSING if row is None else row.scores for row in rows],
-        [token.logprob for token in tokens],
-        [token.entropy for token in tokens],
+        [AnswerSpan(0, len(span))],
+        [_MISSING if row is None else row.scores for row in rows[inside]],
+        [token.logprob for token in tokens[inside]],
+        [token.entropy for token in tokens[inside]],
     )
 
 
 def _risk(probe: Probe, parts: Mapping[Part, float]) -> float | None:
     """The risk; None without a probe score even where the risk model does without it: a silent tap is a failure."""
-    if not math.isfinite(parts.get("cett", math.nan)):
+    if not math.isfinite(parts["cett"]):
         return None
     return finite(probe.risk_model.risk(parts))
 
 
-def _locate(response: ModelResponse, probe: Probe, question: str, locator: Locator) -> list[AnswerSpan]:
-    n, name = len(response.tokens), _locator_name(probe, locator)
-    if name == "response":
-        return [AnswerSpan(0, n)] if n else []
-    return locate_answer(question, response.text, response.offsets)
-
-
-def _locator_name(probe: Probe, locator: Locator) -> str:
+def locator_name(probe: Probe, locator: Locator) -> str:
+    """What `default` means for a probe."""
     return probe.locator if locator == "default" else locator
 
 
-def _answer_tokens(spans: Sequence[AnswerSpan]) -> list[int]:
-    return sorted({at for span in spans for at in range(span.start, span.end)})
-
-
 def _signals(parts: Mapping[Part, float]) -> Signals:
-    if not parts:
-        return Signals()
     return Signals(
         cett=finite(parts["cett"]),
         residual=finite(parts["residual"]),

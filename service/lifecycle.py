@@ -117,6 +117,14 @@ class Lifecycle:
         with served.engine.hold_heads(served.heads):
             yield served
 
+    async def prove(self, timeout_seconds: float) -> None:
+        """Score the golden trace of the active probe again.
+
+        Raises:
+            Exception: Whatever the engine does; or the scores are wrong or late.
+        """
+        await self.probes.places.prove("active", timeout_seconds)
+
     def describe(self) -> list[str]:
         """The reasons, one line each."""
         return [f"{name}: {reason}" for name, reason in self.reasons.items()]

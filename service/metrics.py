@@ -29,19 +29,31 @@ class Metrics:
 
         self.requests = counter("requests_total", "HTTP requests.", "route", "code", "action")
         self.duration = histogram("request_duration_seconds", "Whole requests.", _SECONDS, "route")
-        self.queue = histogram("queue_duration_seconds", "Waiting for a place in the batch.", _SECONDS)
+        self.queue = histogram("queue_duration_seconds", "Waiting for admission to the engine.", _SECONDS)
         self.first_token = histogram("time_to_first_token_seconds", "Until the engine's first token.", _SECONDS)
         self.inter_token = histogram("inter_token_latency_seconds", "Between two tokens.", _STEP_SECONDS)
         self.prompt_tokens = counter("prompt_tokens_total", "Tokens of prompts.")
         self.generation_tokens = counter("generation_tokens_total", "Tokens generated, those not served included.")
         self.running = gauge("requests_running", "Requests at work.")
+        self.waiting = gauge("requests_waiting", "Requests in the queue.")
+        self.queue_capacity = gauge("queue_capacity", "Requests that the queue holds at most.")
+        self.rejections = counter("admission_rejections_total", "Requests sent away before any work.", "reason")
+        self.draining = gauge("draining", "1: the server shuts down and takes no more requests.")
+        self.stalled = gauge("engine_stalled", "1: requests run and no token comes.")
+        self.tasks = gauge("event_loop_tasks", "Tasks of the event loop.")
+        self.steps = 0
+        """Steps and score passes of requests that came back from the engine, for the watchdog."""
         self.disconnects = counter("client_disconnects_total", "Clients that left before their answer.")
         self.response_risk = histogram("response_risk", "Risk of scored responses.", _RISKS, "probe", "role")
         self.token_risk = histogram("token_risk", "Risk of answer tokens.", _RISKS, "probe", "role")
         self.scoring = histogram("scoring_duration_seconds", "Scoring one response.", _STEP_SECONDS, "stage")
+        self.hold_delay = histogram("hold_delay_seconds", "From a held token to its release.", _SECONDS)
         self.scored = counter("scored_responses_total", "Responses that got a risk.")
         self.scoring_failures = counter("scoring_failures_total", "Responses that could not be scored.", "reason")
         self.fail_open = counter("fail_open_total", "Responses served although they could not be scored.", "reason")
+        self.prompts_forgotten = counter(
+            "prompts_forgotten_total", "Prompts whose answer nobody had judged when they went.", "reason"
+        )
         self.actions = counter("actions_total", "What the policy did.", "action", "policy")
         self.suppressed = counter("suppressed_requests_total", "Responses generated again with alpha below 1.")
         self.golden_ok = gauge("golden_trace_ok", "1: the engine reproduces the artifact's scores.")
@@ -58,6 +70,7 @@ class Metrics:
         self.probe_info = gauge("probe_info", "1, with the probe in each role.", "role", "name", "version", "sha256")
         self.build_info = gauge("build_info", "1, with what runs.", "version", "engine", "model", "dtype")
         self.probe_loads = counter("probe_loads_total", "Probes loaded or refused.", "result")
+        self.key_loads = counter("api_key_loads_total", "Changed files of API keys, read or refused.", "result")
         self.probe_load_time = gauge("probe_last_load_timestamp_seconds", "When a probe was last loaded.")
 
     def record_judgement(self, judgement: Judgement, probe: str, role: str = ACTIVE) -> None:

@@ -5,10 +5,12 @@ Plain ASGI because a wrapping response class would hide the client's disconnect 
 
 import time
 
+from sse_starlette.sse import SendTimeoutError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ApiError
+from service.json_body import check_json
 from service.metrics import Metrics
 from service.request_id import assign_request_id, request_id_of
 
@@ -46,6 +48,9 @@ class CountRequests:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except SendTimeoutError:  # a stream's client that reads nothing any more is one that left, and no defect
+            code = CLIENT_LEFT
+            self.metrics.disconnects.inc()
         except Exception:
             code = 500  # answered further out
             raise
@@ -56,14 +61,14 @@ class CountRequests:
 
 
 class LimitBody:
-    """Reads the body of a POST before the handler sees it: JSON only, and not too much."""
+    """Reads the body before the handler sees it: JSON only, sound, and not too much."""
 
     def __init__(self, app: ASGIApp, limit_bytes: int = BODY_LIMIT_BYTES) -> None:
         self.app, self.limit_bytes = app, limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -78,12 +83,8 @@ class LimitBody:
                 refusal = self._too_large()
             elif not message.get("more_body", False):
                 break
-        if (
-            refusal is None
-            and body
-            and headers.get("content-type", "").split(";")[0].strip().lower() != "application/json"
-        ):
-            refusal = ApiError(415, "unsupported_media_type", "send the body as application/json")
+        if refusal is None and body:
+            refusal = _refuse(headers, body)
         if refusal is not None:
             await refusal.response(request_id_of(scope))(scope, receive, send)
             return
@@ -104,3 +105,13 @@ class LimitBody:
 
     def _too_large(self) -> ApiError:
         return ApiError(413, "payload_too_large", f"the body is over {self.limit_bytes} bytes")
+
+
+def _refuse(headers: Headers, body: bytes) -> ApiError | None:
+    if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        return ApiError(415, "unsupported_media_type", "send the body as application/json")
+    try:
+        check_json(body)
+    except ApiError as refusal:
+        return refusal
+    return None

@@ -11,7 +11,8 @@ from probes.prompts import NoChatTemplateError, encode_messages, encode_prompt
 from probes.sampling import SamplingParams
 from service.errors import ApiError
 from service.guard import Locator
-from service.policy import OnError, Policy
+from service.key_limits import allow_max_tokens, allow_on_error, allow_policy, allow_threshold
+from service.policy import HELD, WHOLE, OnError, Policy
 from service.schemas.generate import GenerateRequest
 from service.schemas.options import GuardOptions
 from service.schemas.prompt import Prompted
@@ -53,28 +54,39 @@ class GenerationPlan:
     seed: int | None
     stop: tuple[str, ...]
     guard: GuardPlan
+    holds: bool = False
+    """A stream of which nothing may leave that was not judged."""
+    hold_tokens: int = 0
+    """Tokens that a held stream keeps back at most; 0: it is not held, or until the whole response was judged."""
 
 
 def plan_choices(served: ServedModel, body: GenerateRequest, request_id: str) -> list[GenerationPlan]:
     """One plan a choice.
 
     Raises:
-        ApiError: The model or probe is not served here, or the prompt cannot be encoded or does not fit.
+        ApiError: The model or probe is not served here, the key may not ask for this, or the prompt cannot be encoded
+            or does not fit.
     """
     check_names(served, body)
     prompt_ids = encode_request(served, body)
     options = body.sampling
-    check_length(served, len(prompt_ids), options.max_tokens, param="sampling.max_tokens")
-    guard = plan_guard(served, body.guard, body.question)
+    asked = options.max_tokens or max(1, served.engine.max_model_len - len(prompt_ids))
+    is_named = options.max_tokens is not None and "max_tokens" in options.model_fields_set
+    max_tokens = allow_max_tokens(served.limits, asked, is_named=is_named)
+    guard = plan_guard(served, allow_policy(served.limits, body.guard), body.question)
+    check_length(served, len(prompt_ids), max_tokens, param="sampling.max_tokens")
+    holds = body.stream and (guard.policy in HELD or (guard.is_scored and body.stream_mode == "hold"))
     return [
         GenerationPlan(
             request_id=f"{request_id}-{index}",
             prompt_ids=prompt_ids,
-            max_tokens=options.max_tokens,
+            max_tokens=max_tokens,
             sampling=SamplingParams(options.temperature, options.top_p, options.top_k),
             seed=None if options.seed is None else (options.seed + index) % 2**63,
             stop=tuple(options.stop),
             guard=guard,
+            holds=holds,
+            hold_tokens=served.hold_tokens if holds and guard.policy not in WHOLE else 0,
         )
         for index in range(options.n)
     ]
@@ -84,18 +96,20 @@ def plan_guard(served: ServedModel, options: GuardOptions, question: str) -> Gua
     """Fill in what the request left to the server and the probe.
 
     Raises:
-        ApiError: 422, where the probe does not carry the budget that the request names.
+        ApiError: 422, where the probe does not carry the budget that the request names; 403, where the key may not
+            ask for this.
     """
+    threshold = find_threshold(served.probe, options.threshold)
     suppresses = options.policy == "suppress"
     return GuardPlan(
         policy=options.policy,
-        threshold=find_threshold(served.probe, options.threshold),
+        threshold=allow_threshold(served.limits, options, threshold),
         alpha=1.0 if suppresses else options.alpha,
         suppress_alpha=options.alpha if options.alpha < 1 else served.suppress_alpha,
         locator=options.locator,
         question=question,
         explains=options.explain,
-        on_error=options.on_error or served.on_error,
+        on_error=allow_on_error(served.limits, options, served.on_error),
         shows_tokens=options.return_tokens,
         shows_spans=options.return_spans,
     )

@@ -7,7 +7,9 @@ Action = Literal["none", "flagged", "blocked", "abstained", "suppressed", "stopp
 OnError = Literal["fail_closed", "fail_open"]
 
 HELD: frozenset[Policy] = frozenset({"block", "abstain", "suppress"})
-"""Policies that judge the whole response before any of it may leave."""
+"""Policies under which nothing may leave that was not judged."""
+WHOLE: frozenset[Policy] = frozenset({"abstain", "suppress"})
+"""Of them those that answer with another text, so that nothing may leave before the whole response was judged."""
 WITHHELD: frozenset[Action] = frozenset({"blocked", "abstained"})
 """Actions after which the client sees nothing that the model wrote."""
 

@@ -6,6 +6,7 @@ Loads and proves nothing new: `service.probe_switch` does. Proves again what ser
 import hashlib
 import logging
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import get_args
 
@@ -107,29 +108,36 @@ class ProbePlaces:
             self.active = replace(self.active, served=replace(self.active.served, shadow=None))
         self._show()
 
+    async def prove(self, role: Role, timeout_seconds: float) -> None:
+        """Score the golden trace of what has a role, beside requests; nothing to do where nothing has it.
+
+        Raises:
+            Exception: Whatever the engine does; or the scores are wrong or late.
+        """
+        slot, artifact = self.canary if role == "canary" else self.active, self.in_role(role)
+        if slot is None or artifact is None:
+            return
+        served = slot.served
+        first = len(served.probe.heads) if role == "shadow" else 0
+        try:
+            with served.engine.hold_heads(served.heads):
+                departure = await check_golden(served.engine, artifact, served.heads, timeout_seconds, first_head=first)
+        except Exception as error:
+            self.metrics.golden_failures.labels(role).inc()
+            logger.error("golden trace of %s %s", role, probe_label(artifact.probe), exc_info=error)
+            if slot in (self.active, self.canary):  # else another probe has been proved meanwhile
+                self._failed(role, one_line(error))
+            raise
+        if slot in (self.active, self.canary):
+            self.faults.pop(role, None)
+            if role == "active":
+                self._passed(departure)
+
     async def prove_again(self, timeout_seconds: float) -> None:
-        """The golden trace of everything that serves, beside requests."""
+        """The golden traces of everything that serves; one that fails is counted and rests."""
         for role in get_args(Role):
-            slot, artifact = self.canary if role == "canary" else self.active, self.in_role(role)
-            if slot is None or artifact is None:
-                continue
-            served = slot.served
-            first = len(served.probe.heads) if role == "shadow" else 0
-            try:
-                with served.engine.hold_heads(served.heads):
-                    departure = await check_golden(
-                        served.engine, artifact, served.heads, timeout_seconds, first_head=first
-                    )
-            except Exception as error:
-                self.metrics.golden_failures.labels(role).inc()
-                logger.error("golden trace of %s %s", role, probe_label(artifact.probe), exc_info=error)
-                if slot in (self.active, self.canary):  # else another probe has been proved meanwhile
-                    self._failed(role, one_line(error))
-            else:
-                if slot in (self.active, self.canary):
-                    self.faults.pop(role, None)
-                    if role == "active":
-                        self._passed(departure)
+            with suppress(Exception):
+                await self.prove(role, timeout_seconds)
 
     def close(self) -> None:
         """Let go of all heads."""

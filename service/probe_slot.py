@@ -73,6 +73,7 @@ async def fill_slot(
             suppress_alpha=settings.suppress_alpha,
             on_error=settings.on_error,
             abstention=settings.abstention,
+            hold_tokens=settings.hold_tokens,
             role=role,
             shadow=shadow,
         )

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 from probes.spans import TextStream
 from service.choice import require_score
+from service.engines.base import ScoredSequence
 from service.errors import ApiError
-from service.guard import judge
+from service.guard import Judgement, judge
 from service.metrics import Metrics
+from service.offload import LONG_RESPONSE, offload
 from service.plan import GuardPlan, check_length, check_names, encode_request, encode_response, plan_guard
 from service.policy import decide
 from service.report import report_guard
-from service.response import read_scored
+from service.response import ModelResponse, read_scored
 from service.schemas.generate import Timing, Usage
 from service.schemas.score import ScoreRequest, ScoreResponse
 from service.served import ServedModel, probe_label
@@ -45,8 +47,17 @@ def plan_score(served: ServedModel, body: ScoreRequest) -> ScorePlan:
     return ScorePlan(prompt_ids, response_ids, text, plan_guard(served, body.guard, body.question))
 
 
-async def run_score(served: ServedModel, plan: ScorePlan, metrics: Metrics, response_id: str) -> ScoreResponse:
+async def run_score(
+    served: ServedModel, plan: ScorePlan, metrics: Metrics, response_id: str, *, queue_seconds: float = 0.0
+) -> ScoreResponse:
     """Score, judge and report.
+
+    Args:
+        served: The engine and the probe.
+        plan: What to score.
+        metrics: Where to count.
+        response_id: Name of the answer.
+        queue_seconds: How long the request waited for admission.
 
     Raises:
         ApiError: The response could not be scored and the policy on errors is fail_closed.
@@ -56,14 +67,13 @@ async def run_score(served: ServedModel, plan: ScorePlan, metrics: Metrics, resp
     scored = await served.engine.score(
         plan.prompt_ids, plan.response_ids, alpha=guard.alpha, wants_neurons=guard.explains, heads=served.heads
     )
-    response = read_scored(served.engine.tokenizer, scored, plan.text, served.heads.bank.position)
-    judgement = judge(
-        served.own_rows(response), probe, question=guard.question, locator=guard.locator, explains=guard.explains
-    )
+    metrics.steps += 1
+    is_long = len(scored.tokens) > LONG_RESPONSE
+    response, judgement = await offload(_judge_scored, served, plan, scored, when=is_long)
     seconds = time.perf_counter() - began
     metrics.scoring.labels("teacher_forced").observe(seconds)
     metrics.record_judgement(judgement, probe_label(probe), served.role)
-    judge_shadow(served, guard, response, judgement, metrics)
+    await offload(judge_shadow, served, guard, response, judgement, metrics, when=is_long)
     require_score(judgement, guard.on_error, metrics)
     action = decide(guard.policy, judgement.risk, guard.threshold)
     metrics.record_action(action, guard.policy)
@@ -76,8 +86,15 @@ async def run_score(served: ServedModel, plan: ScorePlan, metrics: Metrics, resp
         risk=judgement.risk,
         text=response.text,
         guard=report_guard(served.artifact, guard, response, judgement, action=action, alpha=guard.alpha),
-        timing=Timing(queue_s=0.0, prefill_s=0.0, decode_s=0.0, scoring_s=seconds),
+        timing=Timing(queue_s=queue_seconds, prefill_s=0.0, decode_s=0.0, scoring_s=seconds),
     )
+
+
+def _judge_scored(served: ServedModel, plan: ScorePlan, scored: ScoredSequence) -> tuple[ModelResponse, Judgement]:
+    probe, guard = served.probe, plan.guard
+    response = read_scored(served.engine.tokenizer, scored, plan.text, served.heads.bank.position)
+    own = served.own_rows(response)
+    return response, judge(own, probe, question=guard.question, locator=guard.locator, explains=guard.explains)
 
 
 def _cut_text(served: ServedModel, response_ids: tuple[int, ...], text: str) -> str:

@@ -10,6 +10,7 @@ from probes.artifact import ProbeArtifact
 from probes.neurons import NeuronSet
 from probes.positions import PositionRule
 from probes.probe import Probe
+from service.auth import NO_LIMITS, Limits
 from service.engines.base import Engine, HeadBank, Heads, ResidualHeads
 from service.policy import OnError
 from service.response import ModelResponse
@@ -29,6 +30,9 @@ class ServedModel:
     suppress_alpha: float = 0.0
     on_error: OnError = "fail_closed"
     abstention: str = "I am not sure enough to answer that."
+    hold_tokens: int = 0
+    limits: Limits = NO_LIMITS
+    """Of the key that the request was sent with."""
     role: Role = "active"
     shadow: ProbeArtifact | None = None
     """Scored on the same passes."""

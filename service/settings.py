@@ -31,9 +31,12 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs HGUARD_INSECURE=1")
+    host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs API keys")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     insecure: bool = Field(default=False, description="1: listen on any address although there are no API keys")
+    api_keys_file: Path | None = Field(
+        None, description="TOML file of API keys (`python -m service.keys` makes them); unset: open, on loopback only"
+    )
     engine: Literal["auto", "transformers", "vllm", "fake"] = Field(
         "auto", description="back end: auto, transformers, vllm; fake serves made-up tokens, for tests only"
     )
@@ -51,6 +54,10 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", min_length=1, description="cpu, cuda, cuda:1, ...; auto: CUDA where there is one")
     max_concurrent: int = Field(32, ge=1, le=4096, description="sequences generated together; more wait their turn")
+    queue_size: int = Field(128, ge=0, le=65536, description="requests that wait for them at most; more get 429")
+    queue_tokens: int = Field(
+        262144, ge=1, description="tokens of all waiting prompts and longest responses at most; more get 429"
+    )
     vllm_slots: int = Field(
         64, ge=1, le=4096, description="vllm engine: neurons that can be read in each layer, of all loaded probes"
     )
@@ -64,7 +71,12 @@ class Settings(BaseSettings):
     canary_timeout_s: float = Field(
         60.0, gt=0, description="seconds a golden trace may take, ten times as many at the start; late is not ready"
     )
-    drain_s: float = Field(30.0, ge=0, description="seconds that running requests get to finish at shutdown")
+    drain_s: float = Field(
+        30.0, ge=0, description="seconds that requests get to finish after the first SIGTERM; then they end in an error"
+    )
+    stall_s: float = Field(
+        120.0, ge=0, description="seconds without any token while requests run, after which /readyz fails; 0: never"
+    )
     on_error: OnError = Field(
         "fail_closed", description="when a response cannot be scored: fail_closed (an error) or fail_open (serve it)"
     )
@@ -74,10 +86,19 @@ class Settings(BaseSettings):
     abstention: str = Field(
         "I am not sure enough to answer that.", min_length=1, description="text that replaces an answer under abstain"
     )
+    hold_tokens: int = Field(
+        32, ge=0, description="tokens that a held stream keeps back at most; 0: until the whole response was judged"
+    )
     admin_key_sha256: str | None = Field(
         None,
         pattern="^[0-9a-fA-F]{64}$",
-        description="SHA-256, in hex, of the key that the POST routes under /probes ask for; unset: nobody may",
+        description="SHA-256, in hex, of a key with the scope admin, beside those of the file",
+    )
+    remember_s: float = Field(
+        600.0, gt=0, description="seconds a prompt from LiteLLM's gateway is kept, waiting for its answer"
+    )
+    remember_bytes: int = Field(
+        64 * 1024 * 1024, ge=1, description="memory for those prompts; over it the oldest is forgotten"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
     fake_step_s: float = Field(0.0, ge=0, description="fake engine only: seconds a step takes")
@@ -110,10 +131,11 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         settings = Settings()
     except ValidationError as error:
         raise SettingsError("; ".join(_problems(error))) from None
-    if not settings.is_loopback and not settings.insecure:
+    if not settings.is_loopback and not settings.insecure and settings.api_keys_file is None:
         raise SettingsError(
             f"HGUARD_HOST={settings.host} can be reached by others and there are no API keys: "
-            "use 127.0.0.1, or set HGUARD_INSECURE=1 where something in front guards it"
+            "set HGUARD_API_KEYS_FILE (`python -m service.keys --help`), use 127.0.0.1, "
+            "or set HGUARD_INSECURE=1 where something in front guards it"
         )
     return settings
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -37,8 +39,14 @@ async def serve_in_process(parts: Parts | None, **settings: Any) -> AsyncIterato
 
 
 @contextmanager
-def serve_on_port(parts: Parts, **settings: Any) -> Iterator[str]:
-    """A uvicorn server on loopback, in a thread; yields its address."""
+def serve_on_port(parts: Parts, *, send_buffer: int | None = None, **settings: Any) -> Iterator[str]:
+    """A uvicorn server on loopback, in a thread; yields its address.
+
+    Args:
+        parts: Engine and probe.
+        send_buffer: Bytes that the kernel takes of what a client does not read; None: megabytes.
+        settings: Of the service.
+    """
     app = create_app(Settings(**{"engine": "fake", **settings}), parts)
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
@@ -50,6 +58,9 @@ def serve_on_port(parts: Parts, **settings: Any) -> Iterator[str]:
             break
         thread.join(0.01)
     assert server.started
+    if send_buffer is not None:  # connections inherit it
+        with socket.socket(fileno=os.dup(server.servers[0].sockets[0].fileno())) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     try:
         port = server.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"

@@ -2,37 +2,32 @@
 
 from fastapi import APIRouter, Request, Response
 
-from service.answer import action_of, assemble, new_id
-from service.choice import run_choices, within
-from service.disconnect import ClientLeftError, while_connected
-from service.middleware import CLIENT_LEFT, note_action
-from service.plan import plan_choices
+from service.answer import assemble, new_id
+from service.disconnect import ClientLeftError
+from service.middleware import CLIENT_LEFT
 from service.request_id import override_request_id
-from service.routes.dependencies import CurrentMetrics, CurrentModel
+from service.routes.dependencies import CurrentMetrics, CurrentModel, CurrentTicket
 from service.routes.responses import ERRORS, STREAM
-from service.routes.stream import stream_response
+from service.routes.run import plan_and_join, run_connected
+from service.routes.stream import NamedEvents, stream_response
 from service.schemas.generate import GenerateRequest, GenerateResponse
 
 router = APIRouter()
 
 
 @router.post("/generate", response_model=GenerateResponse, responses=ERRORS | STREAM)
-async def generate(request: Request, body: GenerateRequest, served: CurrentModel, metrics: CurrentMetrics) -> Response:
+async def generate(
+    request: Request, body: GenerateRequest, served: CurrentModel, metrics: CurrentMetrics, ticket: CurrentTicket
+) -> Response:
     """Ask the model; every response comes with its hallucination risk."""
     request_id = override_request_id(request.scope, body.request_id)
-    plans = plan_choices(served, body, request_id)
-    metrics.prompt_tokens.inc(len(plans[0].prompt_ids))
+    plans = await plan_and_join(request, body, served, metrics, ticket, request_id)
     if body.stream:
-        return stream_response(request, body, served, plans, metrics, request_id)
-    metrics.running.inc()
+        return stream_response(request, body, served, plans, metrics, request_id, ticket, NamedEvents())
     try:
-        work = within(body.timeout_s, run_choices(served, plans, metrics))
-        outcomes = await while_connected(request.receive, work)
+        outcomes = await run_connected(request, served, plans, metrics, ticket, body.timeout_s)
     except ClientLeftError:
-        metrics.disconnects.inc()
         return Response(status_code=CLIENT_LEFT)
-    finally:
-        metrics.running.dec()
-    answer = assemble(new_id(), served.engine.model_name, plans, outcomes, [outcome.choice for outcome in outcomes])
-    note_action(request.scope, action_of(outcomes))
+    choices = [outcome.choice for outcome in outcomes]
+    answer = assemble(new_id(), served.engine.model_name, plans, outcomes, choices, queue_seconds=ticket.queue_seconds)
     return Response(answer.model_dump_json(), media_type="application/json")

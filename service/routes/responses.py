@@ -12,8 +12,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         413: "too large",
         415: "not application/json",
         422: "a field is wrong, or an option is not supported",
+        429: "the queue is full, or the key's rate limit is reached; see Retry-After",
         500: "a defect",
-        503: "not ready, or not scored under fail_closed",
+        503: "not ready, shutting down, or not scored under fail_closed",
         504: "timeout_s has passed",
     }.items()
 }
@@ -22,7 +23,7 @@ ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": text}
     for status, text in {
         401: "another key",
-        403: "no key is set",
+        403: "the key has not the scope admin, or no key has",
         404: "no such probe",
         409: "the probe is refused, or has that role already; what was served before still is",
         422: "a field is wrong",
@@ -30,7 +31,24 @@ ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+NOT_READY: dict[int | str, dict[str, Any]] = {503: ERRORS[503]}
+
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["start", "token", "span", "guard", "done", "error"]},
+        "data": {"type": "string", "description": "JSON"},
+        "id": {"type": "string", "description": "the token index, of token events"},
+    },
+    "required": ["event", "data"],
+}
+
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "JSON, or with `stream` named events: start, token, span, guard, then done or error"}
+    | {"content": {"text/event-stream": {"schema": _EVENT}}}
+}
+
+CHUNKS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "JSON, or with `stream` unnamed `data:` lines, then `data: [DONE]`"}
     | {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 }

@@ -1,5 +1,6 @@
 """GET /livez, /readyz, /version, /metrics and /: what runs here and whether it can be used."""
 
+import asyncio
 import platform
 from functools import cache
 from importlib.metadata import version
@@ -7,7 +8,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
-from service.routes.dependencies import CurrentLifecycle, CurrentMetrics
+from service.routes.dependencies import CurrentDrain, CurrentLifecycle, CurrentMetrics
 from service.schemas.status import Index, Live, Ready, Version
 from service.version import VERSION
 
@@ -21,10 +22,12 @@ async def livez() -> Live:
 
 
 @router.get("/readyz", responses={503: {"model": Ready, "description": "not ready; says why"}})
-async def readyz(lifecycle: CurrentLifecycle, response: Response) -> Ready:
-    """Model and probe are loaded and the golden trace has passed."""
+async def readyz(lifecycle: CurrentLifecycle, drain: CurrentDrain, response: Response) -> Ready:
+    """Model and probe are loaded, the golden trace has passed, tokens come, and the server does not shut down."""
     reasons = lifecycle.describe()
-    response.status_code = 503 if reasons else 200
+    response.status_code = 503 if reasons or drain.is_draining else 200
+    if drain.is_draining:
+        return Ready(status="draining", reasons=["draining: the server shuts down", *reasons])
     return Ready(status="not_ready" if reasons else "ready", reasons=reasons)
 
 
@@ -47,6 +50,7 @@ async def show_version(lifecycle: CurrentLifecycle) -> Version:
 @router.get("/metrics", response_class=Response)
 async def show_metrics(request: Request, metrics: CurrentMetrics) -> Response:
     """Prometheus text."""
+    metrics.tasks.set(len(asyncio.all_tasks()))
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(metrics.registry), headers={"content-type": content_type})
 

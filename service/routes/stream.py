@@ -1,15 +1,20 @@
-"""The stream of POST /generate: start, token ..., span ..., guard, then exactly one of done or error."""
+"""A streamed request: one run of its choices, told as it goes in the form that the route speaks.
+
+`NamedEvents` is the form of POST /generate: start, token ..., span ..., guard, then exactly one of done or error.
+"""
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
 
 from fastapi import Request
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Message
 
+from service.admission import Ticket
 from service.answer import action_of, assemble, new_id
 from service.choice import Outcome, run_choices, within
 from service.errors import ApiError, internal_error
@@ -18,10 +23,10 @@ from service.guard import TokenScore
 from service.metrics import Metrics
 from service.middleware import note_action
 from service.plan import GenerationPlan
-from service.policy import HELD
-from service.report import report_spans, report_token, report_tokens
+from service.report import report_token, report_tokens
 from service.response import ResponseToken
-from service.schemas.generate import GenerateRequest
+from service.schemas.error import ErrorResponse
+from service.schemas.generate import GenerateRequest, GenerateResponse
 from service.schemas.stream import GuardEvent, SpanEvent, StartEvent, TokenEvent
 from service.served import ServedModel
 
@@ -33,6 +38,60 @@ _LINE_END = "\n"
 logger = logging.getLogger("hguard")
 
 
+class StreamForm(Protocol):
+    """How a route tells its client what happens: `start`, `token` ..., `judged` a choice, then `done` or `failed`."""
+
+    def start(self, event: StartEvent) -> list[ServerSentEvent]:
+        """Before the first token."""
+
+    def token(self, event: TokenEvent) -> list[ServerSentEvent]:
+        """A token may be shown; never one of a withheld response."""
+
+    def judged(self, outcome: Outcome) -> list[ServerSentEvent]:
+        """A choice is whole: all its tokens that may be shown were."""
+
+    def done(self, answer: GenerateResponse) -> list[ServerSentEvent]:
+        """All choices are; the end."""
+
+    def failed(self, error: ErrorResponse) -> list[ServerSentEvent]:
+        """There will be no answer; the end."""
+
+
+class NamedEvents:
+    """The events of POST /generate."""
+
+    def start(self, event: StartEvent) -> list[ServerSentEvent]:
+        """What is known before the first token."""
+        return [sse(event, name="start")]
+
+    def token(self, event: TokenEvent) -> list[ServerSentEvent]:
+        """One token, with its place as `id`."""
+        return [sse(event, name="token", at=event.i)]
+
+    def judged(self, outcome: Outcome) -> list[ServerSentEvent]:
+        """Spans, then the final guard object."""
+        choice = outcome.choice
+        assert choice.guard is not None
+        spans = [SpanEvent(**span.model_dump(), index=choice.index) for span in choice.guard.spans or []]
+        guard = GuardEvent(**choice.guard.model_dump(), index=choice.index, finish_reason=choice.finish_reason)
+        return [*(sse(span, name="span") for span in spans), sse(guard, name="guard")]
+
+    def done(self, answer: GenerateResponse) -> list[ServerSentEvent]:
+        """The JSON answer; its guard objects were sent."""
+        choices = [choice.model_copy(update={"guard": None}) for choice in answer.choices]
+        return [sse(answer.model_copy(update={"choices": choices}), name="done")]
+
+    def failed(self, error: ErrorResponse) -> list[ServerSentEvent]:
+        """The error envelope."""
+        return [sse(error, name="error")]
+
+
+def sse(data: BaseModel | str, *, name: str | None = None, at: int | None = None) -> ServerSentEvent:
+    """One server-sent event; without a name the plain `data:` that OpenAI's clients read."""
+    text = data if isinstance(data, str) else data.model_dump_json()
+    return ServerSentEvent(text, event=name, id=None if at is None else str(at), sep=_LINE_END)
+
+
 def stream_response(
     request: Request,
     body: GenerateRequest,
@@ -40,6 +99,9 @@ def stream_response(
     plans: Sequence[GenerationPlan],
     metrics: Metrics,
     request_id: str,
+    ticket: Ticket,
+    form: StreamForm,
+    headers: Mapping[str, str] | None = None,
 ) -> EventSourceResponse:
     """The response whose body is the stream; when the client leaves, its generator is cancelled."""
     ended = asyncio.Event()
@@ -49,7 +111,8 @@ def stream_response(
             metrics.disconnects.inc()
 
     return EventSourceResponse(
-        _events(request, body, served, plans, metrics, request_id, ended),
+        _events(request, body, served, plans, metrics, request_id, ticket, form, ended),
+        headers=headers,
         ping=PING_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="ping", sep=_LINE_END),
         sep=_LINE_END,
@@ -65,69 +128,65 @@ async def _events(
     plans: Sequence[GenerationPlan],
     metrics: Metrics,
     request_id: str,
+    ticket: Ticket,
+    form: StreamForm,
     ended: asyncio.Event,
 ) -> AsyncIterator[ServerSentEvent]:
-    holds = body.stream_mode == "hold" or body.guard.policy in HELD
     model, response_id = served.engine.model_name, new_id()
-    yield _event(
-        "start",
-        StartEvent(
-            id=response_id,
-            model=model,
-            created=int(time.time()),
-            request_id=request_id,
-            stream_mode="hold" if holds else "immediate",
-        ),
+    start = StartEvent(
+        id=response_id,
+        model=model,
+        created=int(time.time()),
+        request_id=request_id,
+        stream_mode="hold" if plans[0].holds else "immediate",
     )
-    waiting: asyncio.Queue[ServerSentEvent | None] = asyncio.Queue()
-    work = run_choices(served, plans, metrics, None if holds else lambda index: _forward(waiting, index))
+    for event in form.start(start):
+        yield event
+    waiting: asyncio.Queue[TokenEvent | None] = asyncio.Queue()
+    waits = plans[0].holds and not plans[0].hold_tokens  # until the whole response was judged
+    on_token = None if waits else lambda index: _forward(waiting, index)
+    work = ticket.run(lambda: run_choices(served, plans, metrics, on_token))
     task = asyncio.ensure_future(within(body.timeout_s, work))
     task.add_done_callback(lambda _: waiting.put_nowait(None))
-    metrics.running.inc()
     try:
-        while (event := await waiting.get()) is not None:
-            yield event
+        while (token := await waiting.get()) is not None:
+            for event in form.token(token):
+                yield event
         outcomes = task.result()
         for outcome in outcomes:
-            for event in _closing(outcome, holds=holds, shows_spans=body.guard.return_spans):
+            for token in _held(outcome):
+                for event in form.token(token):
+                    yield event
+            for event in form.judged(outcome):
                 yield event
-        choices = [outcome.choice.model_copy(update={"guard": None}) for outcome in outcomes]
         note_action(request.scope, action_of(outcomes))
-        last = _event("done", assemble(response_id, model, plans, outcomes, choices))
+        choices = [outcome.choice for outcome in outcomes]
+        answer = assemble(response_id, model, plans, outcomes, choices, queue_seconds=ticket.queue_seconds)
+        last = form.done(answer)
     except ApiError as error:
-        last = _event("error", error.envelope(request_id))
+        last = form.failed(error.envelope(request_id))
     except Exception as error:  # the status line has gone out: a defect, too, must end in words
         logger.error("stream %s failed", request_id, exc_info=error)
-        last = _event("error", internal_error().envelope(request_id))
+        last = form.failed(internal_error().envelope(request_id))
     finally:
         task.cancel()
-        metrics.running.dec()
     ended.set()
-    yield last
+    for event in last:
+        yield event
 
 
-def _forward(waiting: "asyncio.Queue[ServerSentEvent | None]", index: int) -> OnToken:
+def _forward(waiting: "asyncio.Queue[TokenEvent | None]", index: int) -> OnToken:
     def put(at: int, token: ResponseToken, score: TokenScore) -> None:
         report = report_token(at, token, score, is_answer=None)
-        waiting.put_nowait(_event("token", TokenEvent(**report.model_dump(), index=index), at))
+        waiting.put_nowait(TokenEvent(**report.model_dump(), index=index))
 
     return put
 
 
-def _closing(outcome: Outcome, *, holds: bool, shows_spans: bool) -> Iterator[ServerSentEvent]:
-    """What is sent of a choice once it was judged."""
-    generation, index = outcome.generation, outcome.choice.index
-    response, judgement = generation.response, generation.judgement
-    if holds and not outcome.is_withheld:
-        for report in report_tokens(response, judgement, is_withheld=False):
-            yield _event("token", TokenEvent(**report.model_dump(), index=index), report.i)
-    if shows_spans:
-        for span in report_spans(response, judgement, is_withheld=outcome.is_withheld):
-            yield _event("span", SpanEvent(**span.model_dump(), index=index))
-    assert outcome.choice.guard is not None
-    finish_reason = outcome.choice.finish_reason
-    yield _event("guard", GuardEvent(**outcome.choice.guard.model_dump(), index=index, finish_reason=finish_reason))
-
-
-def _event(name: str, data: BaseModel, at: int | None = None) -> ServerSentEvent:
-    return ServerSentEvent(data.model_dump_json(), event=name, id=None if at is None else str(at), sep=_LINE_END)
+def _held(outcome: Outcome) -> list[TokenEvent]:
+    """The tokens of a choice that were held until it was judged; none of a withheld one."""
+    if outcome.is_withheld:
+        return []
+    generation = outcome.generation
+    reports = report_tokens(generation.response, generation.judgement, is_withheld=False)
+    return [TokenEvent(**report.model_dump(), index=outcome.choice.index) for report in reports[generation.n_shown :]]

@@ -20,7 +20,7 @@ class GenerateRequest(Prompted):
     guard: GuardOptions = GuardOptions()
     stream: bool = False
     stream_mode: Literal["immediate", "hold"] = Field(
-        "immediate", description="hold: tokens leave once the whole response was judged; policy suppress always holds"
+        "immediate", description="hold: tokens leave once they were judged; policy suppress always holds"
     )
 
     @model_validator(mode="after")

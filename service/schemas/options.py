@@ -36,10 +36,12 @@ Threshold = Annotated[
 class SamplingOptions(Strict):
     """How tokens are chosen."""
 
-    max_tokens: int = Field(128, ge=1, description="tokens of the response at most")
+    max_tokens: int | None = Field(
+        128, ge=1, le=2**31 - 1, description="tokens of the response at most; null: as many as the model holds"
+    )
     temperature: float = Field(0.0, ge=0, le=2, description="0 = greedy")
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0 = the whole vocabulary")
+    top_k: int = Field(0, ge=0, le=2**31 - 1, description="0 = the whole vocabulary")
     seed: int | None = Field(None, ge=0, lt=2**63, description="choice i is drawn with seed + i")
     stop: list[StopString] = Field([], max_length=8, description="the text is cut before the first of these")
     n: int = Field(1, ge=1, le=8, description="independent choices")

@@ -1,8 +1,8 @@
 """Prompt: what the model is asked, as one text or as a conversation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.schemas.strict import Strict
@@ -17,8 +17,19 @@ class Message(Strict):
     content: str
 
 
+ONE_PROMPT: dict[str, Any] = {
+    "oneOf": [
+        {"required": ["prompt"], "properties": {"prompt": {"type": "string"}}},
+        {"required": ["messages"], "properties": {"messages": {"type": "array"}, "raw": {"const": False}}},
+    ]
+}
+"""What `_need_one_prompt` asks, for the OpenAPI document."""
+
+
 class Prompted(Strict):
     """The fields that every request with a prompt has."""
+
+    model_config = ConfigDict(json_schema_extra=ONE_PROMPT)
 
     prompt: str | None = Field(None, min_length=1, description="one user turn, or with raw the text itself")
     messages: list[Message] | None = Field(None, min_length=1, max_length=256, description="the last one is the user's")

@@ -1,17 +1,29 @@
 """POST /score: request and response."""
 
-from pydantic import Field, field_validator, model_validator
+from typing import Any
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.schemas.generate import Timing, Usage
 from service.schemas.options import GuardOptions
-from service.schemas.prompt import Prompted
+from service.schemas.prompt import ONE_PROMPT, Prompted
 from service.schemas.report import GuardReport
 from service.schemas.strict import Sent
+
+A_RESPONSE: dict[str, Any] = {
+    "anyOf": [
+        {"required": ["response"], "properties": {"response": {"type": "string"}}},
+        {"required": ["response_token_ids"], "properties": {"response_token_ids": {"type": "array"}}},
+    ]
+}
+"""What `_need_a_response` asks, for the OpenAPI document."""
 
 
 class ScoreRequest(Prompted):
     """Judge a response that exists already."""
+
+    model_config = ConfigDict(json_schema_extra=ONE_PROMPT | A_RESPONSE)
 
     response: str | None = Field(None, min_length=1, description="the response as text")
     response_token_ids: list[int] | None = Field(

@@ -14,7 +14,7 @@ class Live(Sent):
 class Ready(Sent):
     """Whether requests are taken."""
 
-    status: Literal["ready", "not_ready"]
+    status: Literal["ready", "not_ready", "draining"]
     reasons: list[str]
     """What is missing; empty when ready."""
 

@@ -37,7 +37,7 @@ def server(request):
 
 async def metric(client, name):
     lines = (await client.get("/metrics")).text.splitlines()
-    return float(next(line.split()[-1] for line in lines if line.startswith(name + " ")))
+    return float(next((line.split()[-1] for line in lines if line.startswith(name + " ")), 0))
 
 
 async def wait_until_metric(client, name, value):

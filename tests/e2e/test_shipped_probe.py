@@ -9,6 +9,7 @@ import sys
 import time
 
 import httpx
+import openai
 import pytest
 
 from tests.serving import read_events
@@ -123,3 +124,24 @@ async def test_probes_lists_the_shipped_one_with_its_evidence(address):
         probes = (await client.get("/probes")).json()
     assert "smollm2-135m-instruct" in str(probes)
     assert "auroc" in str(probes)
+
+
+async def test_hazard_openais_clients_get_another_answer_or_risk_than_generate(address):
+    talk = [{"role": "user", "content": QUESTION}]
+    asked = {"messages": talk, "sampling": {"max_tokens": 24}, "guard": {"return_tokens": True}}
+    wanted = (await post(address, "/generate", asked))["choices"][0]
+    async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", timeout=120) as client:
+        (model,) = (await client.models.list()).data
+        greedy = {"model": model.id, "messages": talk, "temperature": 0, "max_tokens": 24, "logprobs": True}
+        (whole,) = (await client.chat.completions.create(**greedy)).choices
+        chunks = [chunk.choices[0] async for chunk in await client.chat.completions.create(**greedy, stream=True)]
+    assert "Paris" in wanted["text"]
+    assert "".join(chunk.delta.content or "" for chunk in chunks) == whole.message.content == wanted["text"]
+    assert chunks[-1].finish_reason == whole.finish_reason == wanted["finish_reason"]
+    risk, token_risks = wanted["guard"]["risk"], [token["risk"] for token in wanted["guard"]["tokens"]]
+    for guard in (whole.guard, chunks[-1].guard, chunks[-2].delta.provider_specific_fields["guard"]):
+        assert guard["status"] == "scored"
+        assert guard["risk"] == pytest.approx(risk, abs=1e-4)
+    streamed = [entry.risk for chunk in chunks if chunk.logprobs for entry in chunk.logprobs.content]
+    assert streamed == pytest.approx(token_risks, abs=1e-4)
+    assert [entry.risk for entry in whole.logprobs.content] == pytest.approx(token_risks, abs=1e-4)

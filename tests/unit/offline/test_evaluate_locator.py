@@ -1,5 +1,7 @@
 """The tables of the locator, beside sums by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,15 +10,17 @@ from probes.calibration import Calibration
 from probes.risk import RiskModel
 from probes.spans import AnswerSpan
 from tests.unit.offline.test_locators import make_answer
+from tests.unit.offline.test_token_rows import make_probe
 
 RISK = RiskModel({"cett": 1.0, "min_logprob": -0.5}, 0.1, Calibration("platt"))
+PROBE = replace(make_probe("own"), intercept=0.0, risk_model=RISK)
 
 
 def make_located(spans, *, length=6, gold=None, verdict="right", numbers=None, key="k"):
     answer = make_answer(" ".join(["word"] * length), gold=gold, verdict=verdict, key=key)
     if numbers is None:
         numbers = np.zeros((length, 3), dtype=np.float32)
-    return pool(answer, {"lexical": spans, "gold": [gold] if gold else []}, numbers, RISK)
+    return pool(answer, {"lexical": spans, "gold": [gold] if gold else []}, numbers, PROBE)
 
 
 def test_tokens_are_counted_over_all_responses():
@@ -42,6 +46,14 @@ def test_pooling_takes_each_token_of_the_spans_once():
     expected = 1 / (1 + np.exp(-(0.1 + numbers[1:4, 0].mean() - 0.5 * numbers[1:4, 1].min())))
     assert row.risk["lexical"] == pytest.approx(expected)
     assert "gold" not in row.risk
+
+
+def test_the_riskiest_claim_is_chosen_by_its_own_risk():
+    numbers = np.zeros((6, 3), dtype=np.float32)
+    numbers[:, 0] = [0, 2, 1, 0, 1.8, 1.8]
+    row = make_located([AnswerSpan(0, 1), AnswerSpan(1, 3), AnswerSpan(4, 6)], numbers=numbers)
+    assert row.spans["lexical, riskiest claim"] == [AnswerSpan(4, 6)]
+    assert row.risk["lexical, riskiest claim"] == pytest.approx(1 / (1 + np.exp(-1.9)))
 
 
 def make_many(n=60):

@@ -10,7 +10,7 @@ from offline.token_rows import read_tokens
 from probes.calibration import Calibration
 from probes.domain import Domain, PartRange
 from probes.neurons import NeuronSet
-from probes.probe import Probe
+from probes.probe import Probe, ResidualHead
 from probes.risk import RiskModel
 from tests.reference.official_cett import official_cett
 from tests.unit.offline.passages import make_passages
@@ -20,7 +20,7 @@ LAYERS = (0, 1)
 PASSAGES = make_passages(24)
 
 
-def make_probe(position):
+def make_probe(position, *, residual=None):
     widths = tuple(layer.mlp.down_proj.in_features for layer in tiny_llama().model.layers)
     neurons = NeuronSet.from_flat(widths, np.arange(1, sum(widths), 7))
     draw = np.random.default_rng(0)
@@ -35,6 +35,7 @@ def make_probe(position):
         risk_model=RiskModel({"cett": 1.0}, 0.0, Calibration("platt")),
         domain=Domain({"cett": PartRange(-1.0, 0.0, 1.0)}, cutoff=1.0),
         threshold=0.5,
+        residual=residual,
     )
 
 
@@ -69,14 +70,21 @@ def plain(passage, probe):
         streams.append(torch.stack([output.hidden_states[layer + 1][0, p + k] for layer in LAYERS]))
         log_p = output.logits[0, p + k - 1].log_softmax(-1)
         row = p + k if probe.position == "own" else p + k - 1
-        logit = cett[row, torch.from_numpy(probe.neurons.flat)] @ torch.from_numpy(probe.weights) + probe.intercept
-        numbers.append([logit, log_p[passage.response_ids[k]], -(log_p.exp() * log_p).sum()])
+        scores = [cett[row, torch.from_numpy(probe.neurons.flat)] @ torch.from_numpy(probe.weights)]
+        if probe.residual:
+            stream = output.hidden_states[probe.residual.layer + 1][0, row]
+            scores.append(stream @ torch.from_numpy(probe.residual.weights))
+        numbers.append([*scores, log_p[passage.response_ids[k]], -(log_p.exp() * log_p).sum()])
     return torch.stack(streams).numpy(), np.array(numbers, dtype=np.float64)
 
 
+RESIDUAL = ResidualHead(1, np.linspace(-1, 1, tiny_llama().config.hidden_size, dtype=np.float32), 0.3)
+
+
+@pytest.mark.parametrize("residual", [None, RESIDUAL], ids=["neurons", "and stream"])
 @pytest.mark.parametrize("position", ["own", "predicting"])
-def test_rows_are_those_of_plain_passes_token_by_token(tmp_path, position):
-    probe = make_probe(position)
+def test_rows_are_those_of_plain_passes_token_by_token(tmp_path, position, residual):
+    probe = make_probe(position, residual=residual)
     rows = read_tokens(make_run(tmp_path), PASSAGES, probe, LAYERS, tmp_path / "tokens")
     for at, passage in enumerate(PASSAGES):
         streams, numbers = plain(passage, probe)

@@ -72,6 +72,14 @@ def test_missing_weights_are_an_error_and_not_random_numbers(folder):
         load_model(folder, device="cpu")
 
 
+def test_hazard_a_pickled_checkpoint_is_unpickled(folder):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(ModelReferenceError, match="safetensors"):
+        load_model(folder, device="cpu")
+
+
 @pytest.mark.parametrize("text", ["{}", "nonsense", '{"model_type": "nope"}'])
 def test_a_broken_folder_is_one_line(tmp_path, text):
     (tmp_path / "config.json").write_text(text)

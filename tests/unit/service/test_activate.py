@@ -42,8 +42,8 @@ async def test_another_key_is_refused_before_the_body_is_looked_at(serve, new, t
     client = await serve(probes_dir=tmp_path, **SETTINGS)
     headers = {} if header is None else {"authorization": header.encode("latin-1")}
     answer = await activate(client, new, headers)
-    assert code_of(answer, 401) == "wrong_admin_key"
-    assert code_of(await client.post("/probes/fake/activate", json={"x": 1}, headers=headers), 401) == "wrong_admin_key"
+    assert code_of(answer, 401) == "invalid_api_key"
+    assert code_of(await client.post("/probes/fake/activate", json={"x": 1}, headers=headers), 401) == "invalid_api_key"
     assert SETTINGS["admin_key_sha256"] not in answer.text
     assert await served(client) == "0"
 

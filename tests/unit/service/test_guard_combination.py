@@ -33,7 +33,7 @@ def test_free_signals_stay_with_the_token_whichever_row_scores_it(position):
         assert score.risk == pytest.approx(combined_risk(logits[at : at + 1], response.tokens[at : at + 1]))
 
 
-def test_a_span_and_a_response_are_judged_by_the_tokens_that_each_holds():
+def test_the_first_claim_decides_or_the_riskiest():
     text, question = "It is Paris. It was Rome.", "What is the capital of France?"
     scores = [0.01 * at * (-1) ** at for at in range(len(text) + 1)]
     response, probe = make_response(text, scores), make_probe(risk=COMBINED)
@@ -44,9 +44,12 @@ def test_a_span_and_a_response_are_judged_by_the_tokens_that_each_holds():
     for part in judgement.spans:
         inside = slice(part.span.start, part.span.end)
         assert part.risk == pytest.approx(combined_risk(logits[inside], response.tokens[inside]))
-    at = [index for span in spans for index in range(span.start, span.end)]
-    both = combined_risk([logits[index] for index in at], [response.tokens[index] for index in at])
-    assert judgement.risk == pytest.approx(both)
+    first, second = (part.risk for part in judgement.spans)
+    assert judgement.risk == first != second
+    assert judgement.signals.length == len("Paris")
+    riskiest = judge(response, probe, question=question, locator="claims")
+    assert riskiest.spans == judgement.spans
+    assert riskiest.risk == max(first, second)
 
 
 def test_one_span_of_one_token_has_the_risk_of_its_token_to_the_last_bit():

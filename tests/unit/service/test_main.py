@@ -4,7 +4,8 @@ import socket
 
 import pytest
 
-from service.__main__ import main
+from service.__main__ import main, warn_of_risks
+from service.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +52,21 @@ def test_help_and_version(capsys):
         assert stop.value.code == 0
         shown = capsys.readouterr().out
         assert all(word in shown for word in words)
+
+
+def test_root_and_an_open_address_are_warned_of(monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr("service.__main__.os.geteuid", lambda: 0)
+    warn_of_risks(Settings(host="0.0.0.0", insecure=True))
+    assert "runs as root" in caplog.text
+    assert "there are no API keys" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr("service.__main__.os.geteuid", lambda: 1000)
+    warn_of_risks(Settings(host="0.0.0.0", api_keys_file=tmp_path / "keys.toml"))
+    warn_of_risks(Settings())
+    assert not caplog.records
+
+
+def test_a_file_of_keys_that_cannot_be_read(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("HGUARD_PORT", "0")
+    monkeypatch.setenv("HGUARD_API_KEYS_FILE", str(tmp_path / "keys.toml"))
+    fails_with(capsys, "HGUARD_API_KEYS_FILE=", "No such file")

@@ -34,8 +34,8 @@ def test_a_bad_value_is_named_in_one_line(monkeypatch, name, value):
 def test_a_misspelt_name_is_not_passed_over(monkeypatch, tmp_path):
     with pytest.raises(SettingsError, match="did you mean HGUARD_MODEL"):
         read_settings({"HGUARD_MODLE": "x"})
-    with pytest.raises(SettingsError, match="HGUARD_API_KEYS_FILE is not a setting"):
-        read_settings({"HGUARD_API_KEYS_FILE": "keys"})
+    with pytest.raises(SettingsError, match="HGUARD_PASSWORDS is not a setting"):
+        read_settings({"HGUARD_PASSWORDS": "keys"})
     (tmp_path / ".env").write_text("HGUARD_PROBES=x\n")
     with pytest.raises(SettingsError, match="HGUARD_PROBES is not"):
         read_settings({})

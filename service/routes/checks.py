@@ -1,0 +1,50 @@
+"""POST /v1/checks: judge the last message of a conversation, for clients of NeMo Guardrails' checks.
+
+Source: `/v1/checks` of NeMo Guardrails 0.24 (`nemoguardrails/server/api.py`): `messages` in, `status`, `content` and
+`rail` out.
+"""
+
+from fastapi import APIRouter, Request, Response
+
+from service.checking import check_answer
+from service.disconnect import ClientLeftError, while_connected
+from service.middleware import CLIENT_LEFT, note_action
+from service.routes.dependencies import CurrentMetrics, CurrentModel, CurrentTicket
+from service.routes.responses import ERRORS
+from service.schemas.check import AnswerCheck, CheckRequest, CheckResponse
+from service.schemas.prompt import Message
+from service.served import probe_label
+
+router = APIRouter()
+
+
+@router.post("/v1/checks", response_model=CheckResponse, responses=ERRORS)
+async def check(
+    request: Request, body: CheckRequest, served: CurrentModel, metrics: CurrentMetrics, ticket: CurrentTicket
+) -> Response:
+    """Passed or blocked, as the policy says of the risk; what cannot be scored is an error, as in /score."""
+    *asked, answer = body.messages
+    scored = AnswerCheck(
+        messages=[Message(role=turn.role, content=turn.content) for turn in asked],
+        response=answer.content,
+        model=body.model,
+        guard=body.guard,
+        timeout_s=body.timeout_s,
+    )
+    try:
+        found = await while_connected(request.receive, check_answer(served, scored, metrics, ticket))
+    except ClientLeftError:
+        metrics.disconnects.inc()
+        return Response(status_code=CLIENT_LEFT)
+    is_blocked = found.guard.action == "blocked"
+    note_action(request.scope, found.guard.action)
+    response = CheckResponse(
+        status="blocked" if is_blocked else "passed",
+        content=served.abstention if is_blocked else answer.content,
+        rail=f"hguard {probe_label(served.probe)}" if is_blocked else None,
+        id=found.id,
+        model=found.model,
+        risk=found.risk,
+        guard=found.guard,
+    )
+    return Response(response.model_dump_json(), media_type="application/json")

@@ -1,0 +1,40 @@
+"""Whatever a client sends, the answers are those of the OpenAPI document, and none of them is a 5xx."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.keys import show, write_keys
+from tests.serving import make_parts, serve_on_port
+
+EXAMPLES = 60
+BEFORE = ["--config-file", str(Path(__file__).with_name("schemathesis.toml")), "run"]
+OPTIONS = ["--checks=all", f"--max-examples={EXAMPLES}", "--generation-deterministic", "--request-timeout=20"]
+OPTIONS += ["--no-color", f"--header=Authorization: {show('every')['authorization']}"]
+SECONDS = 120
+"""Never reached unless the service hangs."""
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_service_keeps_to_its_openapi_document(tmp_path):
+    keys = write_keys(tmp_path, every=("infer", "admin", "metrics"))
+    with serve_on_port(make_parts(), api_keys_file=keys) as address:
+        paths = httpx.get(f"{address}/openapi.json").json()["paths"]
+        done = subprocess.run(
+            [sys.executable, "-m", "schemathesis.cli", *BEFORE, f"{address}/openapi.json", *OPTIONS],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        counted = httpx.get(f"{address}/metrics", headers=show("metrics")).text
+    assert done.returncode == 0, done.stdout + done.stderr
+    served = set(re.findall(r'hguard_requests_total\{action="\w+",code="200",route="([^"]+)"\}', counted))
+    generating = {path for path, operations in paths.items() if "text/event-stream" in str(operations)}
+    assert generating <= served, "no request got past its checks"
+    assert not re.findall(r'hguard_requests_total\{action="\w+",code="50[0-3]".*', counted)
