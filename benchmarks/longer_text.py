@@ -27,6 +27,7 @@ from offline.unit_metrics import summarise_units
 from offline.unit_scores import SCORES, TOKEN_SCORES, ScoredText, score_units
 from probes.positions import align_rows
 from probes.probe import Probe
+from service.auth import NO_LIMITS
 from service.errors import ApiError
 from service.guard import judge
 from service.lifecycle import Lifecycle
@@ -87,7 +88,7 @@ async def score_all(lifecycle: Lifecycle, texts: list[LabelledText], out: Path, 
     """
     await lifecycle.start()
     try:
-        with lifecycle.serving() as served:
+        with lifecycle.serving(NO_LIMITS) as served:
             made_with = {
                 "model": served.engine.model_name,
                 "probe": probe_label(served.probe),

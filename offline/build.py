@@ -32,11 +32,14 @@ from probes.fingerprint import fingerprint_model
 from probes.neurons import NeuronSet
 from probes.probe import Probe
 from probes.reducing_tap import ReducingTap
+from probes.reference import make_reference
 from probes.tap import HeadTap
 
 log = logging.getLogger("hguard.train")
 
 MANIFEST = "artifact.manifest.json"
+REFERENCE = "unfiltered-test"
+"""Rows whose risks live ones are compared with: at their natural rate, and nothing was fitted on them."""
 
 
 def find_finished(
@@ -103,6 +106,7 @@ def build_artifact(
         model=fingerprint_model(run.model(run.config.dtype), run.tokenizer, name=run.config.model),
         golden=make_golden(run, table, probe),
         card=card,
+        reference=make_reference(risk.model.calibration.risks(risk.logits[table.in_split(REFERENCE)]), REFERENCE),
     )
     saved = save_artifact(folder, artifact, render_card(artifact))
     export_estimator(

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from probes.reliability import ece as ece
+from probes.reliability import untied as untied
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Metric = Callable[[Floats, Ints], float]
@@ -66,13 +69,6 @@ def risk_coverage(scores: Floats, labels: Ints) -> Floats:
     return np.asarray(np.cumsum(ordered) / np.arange(1, len(ordered) + 1))
 
 
-def ece(risks: Floats, labels: Ints, *, bins: int = 10) -> float:
-    """Expected calibration error over equal-count bins of the risk."""
-    expected = untied(risks, labels)
-    parts = np.array_split(np.argsort(risks, kind="stable"), bins)
-    return float(sum(len(p) * abs(risks[p].mean() - expected[p].mean()) for p in parts if len(p)) / len(labels))
-
-
 def brier(risks: Floats, labels: Ints) -> float:
     """Mean squared error of the risk."""
     return float(((risks - labels) ** 2).mean())
@@ -118,16 +114,6 @@ def summarise(scores: Floats, labels: Ints) -> dict[str, list[float]]:
     """The ranking metrics of one score."""
     metrics: Mapping[str, Metric] = {"auroc": auroc, "recall_at_10_fpr": recall_at_fpr, "aurc": aurc}
     return {name: bootstrap(metric, scores, labels).as_list() for name, metric in metrics.items()}
-
-
-def untied(scores: Floats, labels: Ints) -> Floats:
-    """Labels, each the mean of those with the same score: what is expected when ties are put in random order.
-
-    Without it the order of the rows decides, and rows often stand sorted by class.
-    """
-    _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean: Floats = np.bincount(group, weights=labels) / counts
-    return mean[group]
 
 
 def resample(labels: Ints, *, seed: int, resamples: int) -> list[NDArray[np.int64]]:

@@ -27,6 +27,7 @@ from probes.domain import Domain, PartRange
 from probes.fingerprint import ModelFingerprint
 from probes.neurons import NeuronSet
 from probes.probe import Probe, ResidualHead
+from probes.reference import RiskReference
 from probes.risk import Budget, RiskModel
 
 SCHEMA_VERSION = 3
@@ -55,6 +56,8 @@ class ProbeArtifact:
     golden: GoldenTrace
     card: dict[str, Any] = field(default_factory=dict)
     """Evidence: how it was trained and what it reached."""
+    reference: RiskReference | None = None
+    """How risks were distributed when it was made; None in artifacts that carry none."""
     sha256: str = ""
     """Of probe.json and probe.safetensors together; set by `save_artifact` and `load_artifact`."""
 
@@ -132,6 +135,7 @@ def save_artifact(folder: Path, artifact: ProbeArtifact, readme: str) -> ProbeAr
             },
         },
         "model": asdict(artifact.model),
+        "reference": artifact.reference and asdict(artifact.reference),
         "card": artifact.card,
     }
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
@@ -169,6 +173,7 @@ def load_artifact(folder: Path) -> ProbeArtifact:
             model=model,
             golden=_golden(arrays),
             card=described["card"],
+            reference=_reference(described.get("reference")),
             sha256=_sha256(text + tensors),
         )
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError, SafetensorError) as error:
@@ -192,6 +197,13 @@ def _probe(described: dict[str, Any], widths: tuple[int, ...], arrays: dict[str,
         weights=arrays["weights"],
         norms=arrays["norms"],
     )
+
+
+def _reference(described: dict[str, Any] | None) -> RiskReference | None:
+    if described is None:
+        return None
+    edges, counts = map(float, described["edges"]), map(int, described["counts"])
+    return RiskReference(tuple(edges), tuple(counts), str(described["rows"]))
 
 
 def _golden(arrays: dict[str, NDArray[Any]]) -> GoldenTrace:

@@ -10,13 +10,14 @@ from service.access import Authorize
 from service.admission import Admission
 from service.drain import Drain
 from service.errors import install_handlers
+from service.feedback import Feedback
 from service.key_ring import KeyRing
 from service.lifecycle import Lifecycle, Parts
 from service.metrics import Metrics
 from service.middleware import CountRequests, LimitBody
 from service.openapi import install_openapi
 from service.prompt_memory import PromptMemory
-from service.routes import checks, generate, litellm, openai, probes, score, status
+from service.routes import checks, feedback, generate, litellm, openai, probes, score, status
 from service.settings import Settings
 from service.version import VERSION
 from service.watchdog import Watchdog
@@ -42,14 +43,17 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     )
     watchdog = Watchdog(lifecycle, admission, settings.stall_s)
     keys = KeyRing(settings.api_keys_file, settings.admin_key_sha256, metrics)
+    labels = Feedback(settings, metrics, lambda: lifecycle.active)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await lifecycle.start()
         watching = asyncio.create_task(watchdog.run()) if settings.stall_s else None
+        labels.start()
         yield
         if watching is not None:
             watching.cancel()
+        await labels.close()
         await lifecycle.close()
 
     app = FastAPI(
@@ -67,11 +71,12 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
         seconds=settings.remember_s,
         on_unread=lambda reason: metrics.prompts_forgotten.labels(reason).inc(),
     )
+    app.state.feedback = labels
     install_handlers(app)
     app.add_middleware(LimitBody)
     app.add_middleware(Authorize, keys=keys)
     app.add_middleware(CountRequests, metrics=metrics)  # added last, so it is passed first
-    for module in (generate, score, openai, checks, litellm, probes, status):
+    for module in (generate, score, openai, checks, litellm, feedback, probes, status):
         app.include_router(module.router)
     install_openapi(app)
     return app

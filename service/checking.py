@@ -8,21 +8,18 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from service.admission import Ticket
-from service.answer import new_id
-from service.choice import run_together, within
+from service.call import Call
+from service.choice import run_together
 from service.errors import ApiError, internal_error
 from service.key_limits import allow_policy
 from service.metrics import Metrics
-from service.offload import LONG_BODY, offload
 from service.policy import OnError
 from service.schemas.check import AnswerCheck
 from service.schemas.litellm import GuardrailOptions
 from service.schemas.prompt import Message
 from service.schemas.report import GuardReport
 from service.schemas.score import ScoreResponse
-from service.scoring import plan_score, run_score
-from service.served import ServedModel
+from service.scoring import score_within
 
 NO_RISK = "guard_unavailable"
 """Code of an answer that went through the engine and came back without a risk."""
@@ -39,30 +36,24 @@ class Verdict:
     """A code of our errors."""
 
 
-async def check_answer(served: ServedModel, body: AnswerCheck, metrics: Metrics, ticket: Ticket) -> ScoreResponse:
+async def check_answer(call: Call, body: AnswerCheck) -> ScoreResponse:
     """Score one answer, when its turn has come, and decide.
 
     Raises:
         ApiError: As `/score` answers.
     """
-    body = body.model_copy(update={"guard": allow_policy(served.limits, body.guard)})
-    plan = await offload(plan_score, served, body, when=len(body.response or "") > LONG_BODY)
-    ticket.join(1, len(plan.prompt_ids) + len(plan.response_ids))
-    metrics.prompt_tokens.inc(len(plan.prompt_ids))
-    work = ticket.run(lambda: run_score(served, plan, metrics, new_id(), queue_seconds=ticket.queue_seconds))
-    return await within(body.timeout_s, work)
+    return await score_within(call, body.model_copy(update={"guard": allow_policy(call.served.limits, body.guard)}))
 
 
 async def check_texts(
-    served: ServedModel,
+    open_call: Callable[[], Call],
     conversation: Sequence[Message],
     texts: Sequence[str],
     options: GuardrailOptions,
     metrics: Metrics,
     on_error: OnError,
-    open_ticket: Callable[[], Ticket],
 ) -> list[Verdict]:
-    """One verdict an answer, all to the same conversation, at the same time, each with a ticket of its own.
+    """One verdict an answer, all to the same conversation, at the same time, each with a call of its own.
 
     Raises:
         ApiError: 404 or 422 where the options name what is not there; 429 where there is no room.
@@ -73,8 +64,9 @@ async def check_texts(
             return Verdict()
         body = AnswerCheck(messages=list(conversation), response=text, guard=options, timeout_s=options.timeout_s)
         try:
-            with closing(open_ticket()) as ticket:
-                answer = await check_answer(served, body, metrics, ticket)
+            call = open_call()
+            with closing(call.ticket):
+                answer = await check_answer(call, body)
         except ApiError as error:
             if error.status == 429 or (error.param or "").startswith("guard."):
                 raise

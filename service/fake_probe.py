@@ -8,6 +8,7 @@ from probes.domain import Domain, PartRange
 from probes.neurons import NeuronSet
 from probes.positions import PositionRule, first_row
 from probes.probe import Probe, ResidualHead
+from probes.reference import RiskReference
 from probes.risk import Budget, RiskModel
 from service.engines.fake import FAKE_MODEL, fake_cett, fake_stream
 
@@ -38,6 +39,7 @@ def fake_artifact(*, position: PositionRule = "own", locator: str = "lexical", t
         probe,
         model=FAKE_MODEL,
         golden=_golden(probe),
+        reference=RiskReference((0.2, 0.4, 0.6, 0.8), (20, 30, 25, 15, 10), "made up"),
         sha256="0" * 64,
     )
 

@@ -63,16 +63,21 @@ def allow_threshold(limits: Limits, options: GuardOptions, threshold: float) -> 
     raise _forbidden("threshold_limit", f"this API key may ask for thresholds up to {allowed:g}", "guard.threshold")
 
 
-def allow_on_error(limits: Limits, options: GuardOptions, default: OnError) -> OnError:
+def allow_on_error(limits: Limits, asked: OnError | None, default: OnError) -> OnError:
     """What to do with a response that cannot be scored.
+
+    Args:
+        limits: Of the key.
+        asked: What the request says.
+        default: The server's setting.
 
     Raises:
         ApiError: 403.
     """
     allowed = limits.on_error
     if allowed is None:
-        return options.on_error or default
-    if options.on_error in (None, allowed):
+        return asked or default
+    if asked in (None, allowed):
         return allowed
     raise _forbidden("on_error_limit", f"this API key may ask for {allowed} only", "guard.on_error")
 

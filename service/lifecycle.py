@@ -8,9 +8,10 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from probes.artifact import ProbeArtifact
+from service.auth import Limits
 from service.engines.base import Engine
 from service.errors import ApiError
 from service.loading import load_engine, load_probe, one_line
@@ -88,6 +89,11 @@ class Lifecycle:
             self.reasons[refusal.stage] = one_line(refusal)
 
     @property
+    def active(self) -> ProbeArtifact | None:
+        """The active probe; None before."""
+        return self.probes.places.in_role("active")
+
+    @property
     def engine_name(self) -> str:
         """The back end, for /version; the chosen one until it is loaded."""
         return self.parts.engine.kind if self.parts is not None else self.settings.engine
@@ -101,10 +107,11 @@ class Lifecycle:
             await self.parts.engine.close()
 
     @contextmanager
-    def serving(self, request_id: str | None = None, asked: str = "default") -> Iterator[ServedModel]:
+    def serving(self, limits: Limits, request_id: str | None = None, asked: str = "default") -> Iterator[ServedModel]:
         """What one request is answered with; its heads stay in the engine until the request has ended.
 
         Args:
+            limits: Of the caller's key.
             request_id: Decides whether a canary answers; None: none does.
             asked: The probe that the request names.
 
@@ -115,7 +122,7 @@ class Lifecycle:
             raise ApiError(503, "not_ready", "not ready: " + "; ".join(self.describe()))
         served = self.probes.places.pick(request_id, asked)
         with served.engine.hold_heads(served.heads):
-            yield served
+            yield replace(served, limits=limits)
 
     async def prove(self, timeout_seconds: float) -> None:
         """Score the golden trace of the active probe again.

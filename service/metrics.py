@@ -72,6 +72,12 @@ class Metrics:
         self.probe_loads = counter("probe_loads_total", "Probes loaded or refused.", "result")
         self.key_loads = counter("api_key_loads_total", "Changed files of API keys, read or refused.", "result")
         self.probe_load_time = gauge("probe_last_load_timestamp_seconds", "When a probe was last loaded.")
+        self.feedback = counter("feedback_total", "Responses that were labelled, by their first label.", "label")
+        self.feedback_failures = counter(
+            "feedback_failures_total",
+            "Labels answered with 503, and served responses that could not be kept for one.",
+            "operation",
+        )
 
     def record_judgement(self, judgement: Judgement, probe: str, role: str = ACTIVE) -> None:
         """Count a judged response and its risks."""

@@ -109,7 +109,7 @@ def plan_guard(served: ServedModel, options: GuardOptions, question: str) -> Gua
         locator=options.locator,
         question=question,
         explains=options.explain,
-        on_error=allow_on_error(served.limits, options, served.on_error),
+        on_error=allow_on_error(served.limits, options.on_error, served.on_error),
         shows_tokens=options.return_tokens,
         shows_spans=options.return_spans,
     )

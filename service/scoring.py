@@ -4,12 +4,15 @@ import time
 from dataclasses import dataclass
 
 from probes.spans import TextStream
-from service.choice import require_score
+from service.answer import new_id
+from service.call import Call
+from service.choice import require_score, within
 from service.engines.base import ScoredSequence
 from service.errors import ApiError
+from service.feedback import Feedback
 from service.guard import Judgement, judge
 from service.metrics import Metrics
-from service.offload import LONG_RESPONSE, offload
+from service.offload import LONG_BODY, LONG_RESPONSE, offload
 from service.plan import GuardPlan, check_length, check_names, encode_request, encode_response, plan_guard
 from service.policy import decide
 from service.report import report_guard
@@ -47,16 +50,47 @@ def plan_score(served: ServedModel, body: ScoreRequest) -> ScorePlan:
     return ScorePlan(prompt_ids, response_ids, text, plan_guard(served, body.guard, body.question))
 
 
+async def score_within(call: Call, body: ScoreRequest) -> ScoreResponse:
+    """Check the request and score, when its turn has come, until its deadline.
+
+    Raises:
+        ApiError: As `plan_score`, `run_score`, `within`, and the ticket say.
+    """
+    plan = await offload(plan_score, call.served, body, when=len(await call.request.body()) > LONG_BODY)
+    call.ticket.join(1, len(plan.prompt_ids) + len(plan.response_ids))
+    call.metrics.prompt_tokens.inc(len(plan.prompt_ids))
+    return await within(
+        body.timeout_s,
+        call.ticket.run(
+            lambda: run_score(
+                call.served,
+                plan,
+                call.metrics,
+                new_id(),
+                feedback=call.feedback,
+                queue_seconds=call.ticket.queue_seconds,
+            )
+        ),
+    )
+
+
 async def run_score(
-    served: ServedModel, plan: ScorePlan, metrics: Metrics, response_id: str, *, queue_seconds: float = 0.0
+    served: ServedModel,
+    plan: ScorePlan,
+    metrics: Metrics,
+    response_id: str,
+    *,
+    feedback: Feedback | None = None,
+    queue_seconds: float = 0.0,
 ) -> ScoreResponse:
-    """Score, judge and report.
+    """Score, judge, remember and report.
 
     Args:
         served: The engine and the probe.
         plan: What to score.
         metrics: Where to count.
         response_id: Name of the answer.
+        feedback: Where to remember it.
         queue_seconds: How long the request waited for admission.
 
     Raises:
@@ -77,6 +111,8 @@ async def run_score(
     require_score(judgement, guard.on_error, metrics)
     action = decide(guard.policy, judgement.risk, guard.threshold)
     metrics.record_action(action, guard.policy)
+    if feedback is not None:
+        feedback.remember_scored(response_id, served, guard, response, judgement, action)
     n_prompt, n_response = len(plan.prompt_ids), len(plan.response_ids)
     return ScoreResponse(
         id=response_id,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from probes.models import DEFAULT_MODEL
@@ -99,6 +99,21 @@ class Settings(BaseSettings):
     )
     remember_bytes: int = Field(
         64 * 1024 * 1024, ge=1, description="memory for those prompts; over it the oldest is forgotten"
+    )
+    feedback_url: SecretStr | None = Field(
+        None,
+        description="where labels are kept: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE, or off; unset: "
+        "SQLite in $XDG_STATE_HOME/hguard or ~/.local/state/hguard",
+    )
+    feedback_text: bool = Field(default=False, description="1: keep question and response beside a label's numbers")
+    feedback_days: float = Field(
+        90.0, gt=0, le=36500, description="days after which a response and its label are forgotten"
+    )
+    feedback_keep: int = Field(
+        100_000, ge=1, description="labelled responses kept at most, and as many that have no label"
+    )
+    drift_window: int = Field(
+        1000, ge=200, le=100_000, description="responses behind risk_psi, and labels behind risk_ece, at most"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
     fake_step_s: float = Field(0.0, ge=0, description="fake engine only: seconds a step takes")

@@ -20,3 +20,12 @@ async def serve() -> AsyncIterator[Callable[..., Any]]:
             return await stack.enter_async_context(serve_in_process(parts or make_parts(), **settings))
 
         yield start
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_feedback_at_home(tmp_path_factory):
+    """Tests that keep labels name a database of their own; the others must not write into the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("HGUARD_FEEDBACK_URL", "off")
+        yield

@@ -4,12 +4,12 @@ Source: `/v1/checks` of NeMo Guardrails 0.24 (`nemoguardrails/server/api.py`): `
 `rail` out.
 """
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 
 from service.checking import check_answer
 from service.disconnect import ClientLeftError, while_connected
 from service.middleware import CLIENT_LEFT, note_action
-from service.routes.dependencies import CurrentMetrics, CurrentModel, CurrentTicket
+from service.routes.dependencies import CurrentCall
 from service.routes.responses import ERRORS
 from service.schemas.check import AnswerCheck, CheckRequest, CheckResponse
 from service.schemas.prompt import Message
@@ -19,9 +19,7 @@ router = APIRouter()
 
 
 @router.post("/v1/checks", response_model=CheckResponse, responses=ERRORS)
-async def check(
-    request: Request, body: CheckRequest, served: CurrentModel, metrics: CurrentMetrics, ticket: CurrentTicket
-) -> Response:
+async def check(body: CheckRequest, call: CurrentCall) -> Response:
     """Passed or blocked, as the policy says of the risk; what cannot be scored is an error, as in /score."""
     *asked, answer = body.messages
     scored = AnswerCheck(
@@ -32,16 +30,16 @@ async def check(
         timeout_s=body.timeout_s,
     )
     try:
-        found = await while_connected(request.receive, check_answer(served, scored, metrics, ticket))
+        found = await while_connected(call.request.receive, check_answer(call, scored))
     except ClientLeftError:
-        metrics.disconnects.inc()
+        call.metrics.disconnects.inc()
         return Response(status_code=CLIENT_LEFT)
     is_blocked = found.guard.action == "blocked"
-    note_action(request.scope, found.guard.action)
+    note_action(call.request.scope, found.guard.action)
     response = CheckResponse(
         status="blocked" if is_blocked else "passed",
-        content=served.abstention if is_blocked else answer.content,
-        rail=f"hguard {probe_label(served.probe)}" if is_blocked else None,
+        content=call.served.abstention if is_blocked else answer.content,
+        rail=f"hguard {probe_label(call.served.probe)}" if is_blocked else None,
         id=found.id,
         model=found.model,
         risk=found.risk,

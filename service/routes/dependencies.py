@@ -1,14 +1,15 @@
 """What routes ask of the application."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.admission import Admission, Ticket
+from service.admission import Admission
 from service.auth import caller_of
+from service.call import Call
 from service.drain import Drain
+from service.feedback import Feedback
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.request_id import request_id_of
@@ -23,8 +24,8 @@ def lifecycle_of(request: Request) -> Lifecycle:
 
 async def served_of(request: Request) -> AsyncIterator[ServedModel]:
     """The served model under the limits of the caller's key, until the last byte of the response; 503 until ready."""
-    with lifecycle_of(request).serving(*await _wishes_of(request)) as served:
-        yield replace(served, limits=caller_of(request.scope).limits)
+    with lifecycle_of(request).serving(caller_of(request.scope).limits, *await _wishes_of(request)) as served:
+        yield served
 
 
 async def _wishes_of(request: Request) -> tuple[str | None, str]:
@@ -63,23 +64,29 @@ async def current_drain(request: Request) -> Drain:
     return drain
 
 
+async def current_feedback(request: Request) -> Feedback:
+    """The application's memory of served responses."""
+    feedback: Feedback = request.app.state.feedback
+    return feedback
+
+
 CurrentLifecycle = Annotated[Lifecycle, Depends(current_lifecycle)]
 CurrentModel = Annotated[ServedModel, Depends(served_of)]
 CurrentMetrics = Annotated[Metrics, Depends(current_metrics)]
 CurrentDrain = Annotated[Drain, Depends(current_drain)]
+CurrentFeedback = Annotated[Feedback, Depends(current_feedback)]
 
 
-async def ticket_of(request: Request, _: CurrentModel) -> AsyncIterator[Ticket]:
-    """The request's way through admission, until the last byte of the response; 429 or 503 before any work.
-
-    A route that uses the engine calls `ticket.join` once it knows the size, and does its work within `ticket.run`.
-    """
+async def call_of(
+    request: Request, served: CurrentModel, metrics: CurrentMetrics, feedback: CurrentFeedback
+) -> AsyncIterator[Call]:
+    """The request on its way through admission, until the last byte of the response; 429 or 503 before any work."""
     admission: Admission = request.app.state.admission
     ticket = admission.open(caller_of(request.scope))
     try:
-        yield ticket
+        yield Call(request, served, metrics, ticket, feedback)
     finally:
         ticket.close()
 
 
-CurrentTicket = Annotated[Ticket, Depends(ticket_of)]
+CurrentCall = Annotated[Call, Depends(call_of)]

@@ -7,13 +7,13 @@ Source: `litellm/proxy/guardrails/guardrail_hooks/generic_guardrail_api` of Lite
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from service.admission import Admission
 from service.auth import caller_of
+from service.call import Call
 from service.checking import Verdict, check_texts, without_score
 from service.disconnect import ClientLeftError, while_connected
 from service.errors import ApiError
@@ -23,6 +23,7 @@ from service.metrics import Metrics
 from service.middleware import CLIENT_LEFT, note_action
 from service.policy import OnError
 from service.prompt_memory import PromptMemory
+from service.request_id import request_id_of
 from service.routes.dependencies import CurrentLifecycle, CurrentMetrics
 from service.routes.responses import ERRORS
 from service.schemas.chat_text import read_conversation
@@ -62,7 +63,7 @@ async def guard_call(
             prompts.keep(body.litellm_call_id, _conversation(body))
         return _json(GuardrailAnswer(action="NONE"))
     options = body.additional_provider_specific_params or GuardrailOptions()
-    on_error = allow_on_error(caller_of(request.scope).limits, options, lifecycle.settings.on_error)
+    on_error = allow_on_error(caller_of(request.scope).limits, options.on_error, lifecycle.settings.on_error)
     try:
         work = _judge(request, lifecycle, prompts, body, options, metrics, on_error)
         answer = await while_connected(request.receive, work)
@@ -107,11 +108,12 @@ async def _judge(
     if not conversation:
         return answer_without_score("prompt_not_remembered" if conversation is None else "prompt_unsupported")
     try:
-        with lifecycle.serving() as served:
-            served = replace(served, limits=caller.limits)
-            verdicts = await check_texts(
-                served, conversation, texts, options, metrics, on_error, lambda: admission.open(caller)
-            )
+        with lifecycle.serving(caller.limits, body.litellm_call_id or request_id_of(request.scope)) as served:
+
+            def open_call() -> Call:
+                return Call(request, served, metrics, admission.open(caller), request.app.state.feedback)
+
+            verdicts = await check_texts(open_call, conversation, texts, options, metrics, on_error)
             return _answer(verdicts, served.engine.model_name, on_error, probe=probe_label(served.probe))
     except ApiError as error:
         if error.status != 503:

@@ -2,46 +2,39 @@
 
 import time
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 
-from service.admission import Ticket
-from service.answer import assemble, new_id
+from service.call import Call
 from service.disconnect import ClientLeftError
 from service.errors import ApiError
-from service.metrics import Metrics
 from service.middleware import CLIENT_LEFT
 from service.openai_form import guard_of, read_request, write_chat, write_headers, write_text
-from service.request_id import override_request_id
-from service.routes.dependencies import CurrentMetrics, CurrentModel, CurrentTicket
+from service.routes.dependencies import CurrentCall, CurrentModel
 from service.routes.openai_stream import ChatChunks, TextChunks
 from service.routes.responses import CHUNKS, ERRORS, NOT_READY
 from service.routes.run import plan_and_join, run_connected
 from service.routes.stream import stream_response
 from service.schemas.openai_answer import ChatCompletion, ModelEntry, ModelList, TextCompletion
 from service.schemas.openai_request import ChatRequest, CompletionRequest
-from service.served import ServedModel, probe_label
+from service.served import probe_label
 
 router = APIRouter(prefix="/v1")
 
 
 @router.post("/chat/completions", response_model=ChatCompletion, responses=ERRORS | CHUNKS)
-async def complete_chat(
-    request: Request, body: ChatRequest, served: CurrentModel, metrics: CurrentMetrics, ticket: CurrentTicket
-) -> Response:
+async def complete_chat(body: ChatRequest, call: CurrentCall) -> Response:
     """Go on with a conversation."""
     wants_logprobs = bool(body.logprobs)
     form = ChatChunks(body.n or 1, wants_logprobs=wants_logprobs, includes_usage=body.includes_usage)
-    return await _answer(request, body, served, metrics, ticket, form, wants_logprobs=wants_logprobs)
+    return await _answer(call, body, form, wants_logprobs=wants_logprobs)
 
 
 @router.post("/completions", response_model=TextCompletion, responses=ERRORS | CHUNKS)
-async def complete_text(
-    request: Request, body: CompletionRequest, served: CurrentModel, metrics: CurrentMetrics, ticket: CurrentTicket
-) -> Response:
+async def complete_text(body: CompletionRequest, call: CurrentCall) -> Response:
     """Go on with a text."""
     wants_logprobs = body.logprobs is not None
     form = TextChunks(body.n or 1, wants_logprobs=wants_logprobs, includes_usage=body.includes_usage)
-    return await _answer(request, body, served, metrics, ticket, form, wants_logprobs=wants_logprobs)
+    return await _answer(call, body, form, wants_logprobs=wants_logprobs)
 
 
 @router.get("/models", responses=NOT_READY)
@@ -53,31 +46,24 @@ async def list_models(served: CurrentModel) -> ModelList:
 
 
 async def _answer(
-    request: Request,
+    call: Call,
     body: ChatRequest | CompletionRequest,
-    served: ServedModel,
-    metrics: Metrics,
-    ticket: Ticket,
     form: ChatChunks | TextChunks,
     *,
     wants_logprobs: bool,
 ) -> Response:
     asked = read_request(body)
-    request_id = override_request_id(request.scope, asked.request_id)
     try:
-        plans = await plan_and_join(request, asked, served, metrics, ticket, request_id)
+        plans = await plan_and_join(call, asked)
     except ApiError as error:
         error.param = error.param and error.param.removeprefix("sampling.")  # as this client wrote it
         raise
     if asked.stream:
-        headers = {"x-hguard-probe": probe_label(served.probe)}
-        return stream_response(request, asked, served, plans, metrics, request_id, ticket, form, headers)
+        return stream_response(call, asked, plans, form, {"x-hguard-probe": probe_label(call.served.probe)})
     try:
-        outcomes = await run_connected(request, served, plans, metrics, ticket, asked.timeout_s)
+        answer, outcomes = await run_connected(call, plans, asked.timeout_s)
     except ClientLeftError:
         return Response(status_code=CLIENT_LEFT)
-    choices, waited = [outcome.choice for outcome in outcomes], ticket.queue_seconds
-    answer = assemble(new_id(), served.engine.model_name, plans, outcomes, choices, queue_seconds=waited)
     write = write_chat if isinstance(body, ChatRequest) else write_text
     written = write(answer, outcomes, wants_logprobs=wants_logprobs)
     headers = write_headers(guard_of(outcomes[0].choice))

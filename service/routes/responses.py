@@ -31,6 +31,15 @@ ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+FEEDBACK_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: ERRORS[400],
+    404: {"model": ErrorResponse, "description": "no such response, or it was forgotten; or feedback is off"},
+    413: ERRORS[413],
+    415: ERRORS[415],
+    422: ERRORS[422],
+    503: {"model": ErrorResponse, "description": "the database does not answer"},
+}
+
 NOT_READY: dict[int | str, dict[str, Any]] = {503: ERRORS[503]}
 
 _EVENT = {

@@ -9,26 +9,24 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
-from fastapi import Request
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Message
 
-from service.admission import Ticket
-from service.answer import action_of, assemble, new_id
+from service.answer import new_id
+from service.call import Call
 from service.choice import Outcome, run_choices, within
 from service.errors import ApiError, internal_error
 from service.generation import OnToken
 from service.guard import TokenScore
-from service.metrics import Metrics
-from service.middleware import note_action
 from service.plan import GenerationPlan
 from service.report import report_token, report_tokens
+from service.request_id import request_id_of
 from service.response import ResponseToken
+from service.routes.run import finish
 from service.schemas.error import ErrorResponse
 from service.schemas.generate import GenerateRequest, GenerateResponse
 from service.schemas.stream import GuardEvent, SpanEvent, StartEvent, TokenEvent
-from service.served import ServedModel
 
 PING_SECONDS = 15
 SEND_TIMEOUT_SECONDS = 60
@@ -93,13 +91,9 @@ def sse(data: BaseModel | str, *, name: str | None = None, at: int | None = None
 
 
 def stream_response(
-    request: Request,
+    call: Call,
     body: GenerateRequest,
-    served: ServedModel,
     plans: Sequence[GenerationPlan],
-    metrics: Metrics,
-    request_id: str,
-    ticket: Ticket,
     form: StreamForm,
     headers: Mapping[str, str] | None = None,
 ) -> EventSourceResponse:
@@ -108,10 +102,10 @@ def stream_response(
 
     async def count_disconnect(_message: Message) -> None:
         if not ended.is_set():  # ASGI servers say the same after the last byte
-            metrics.disconnects.inc()
+            call.metrics.disconnects.inc()
 
     return EventSourceResponse(
-        _events(request, body, served, plans, metrics, request_id, ticket, form, ended),
+        _events(call, body, plans, form, ended),
         headers=headers,
         ping=PING_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="ping", sep=_LINE_END),
@@ -122,20 +116,12 @@ def stream_response(
 
 
 async def _events(
-    request: Request,
-    body: GenerateRequest,
-    served: ServedModel,
-    plans: Sequence[GenerationPlan],
-    metrics: Metrics,
-    request_id: str,
-    ticket: Ticket,
-    form: StreamForm,
-    ended: asyncio.Event,
+    call: Call, body: GenerateRequest, plans: Sequence[GenerationPlan], form: StreamForm, ended: asyncio.Event
 ) -> AsyncIterator[ServerSentEvent]:
-    model, response_id = served.engine.model_name, new_id()
+    response_id, request_id = new_id(), request_id_of(call.request.scope) or ""
     start = StartEvent(
         id=response_id,
-        model=model,
+        model=call.served.engine.model_name,
         created=int(time.time()),
         request_id=request_id,
         stream_mode="hold" if plans[0].holds else "immediate",
@@ -145,7 +131,7 @@ async def _events(
     waiting: asyncio.Queue[TokenEvent | None] = asyncio.Queue()
     waits = plans[0].holds and not plans[0].hold_tokens  # until the whole response was judged
     on_token = None if waits else lambda index: _forward(waiting, index)
-    work = ticket.run(lambda: run_choices(served, plans, metrics, on_token))
+    work = call.ticket.run(lambda: run_choices(call.served, plans, call.metrics, on_token))
     task = asyncio.ensure_future(within(body.timeout_s, work))
     task.add_done_callback(lambda _: waiting.put_nowait(None))
     try:
@@ -153,15 +139,13 @@ async def _events(
             for event in form.token(token):
                 yield event
         outcomes = task.result()
+        answer = finish(call, response_id, plans, outcomes)
         for outcome in outcomes:
             for token in _held(outcome):
                 for event in form.token(token):
                     yield event
             for event in form.judged(outcome):
                 yield event
-        note_action(request.scope, action_of(outcomes))
-        choices = [outcome.choice for outcome in outcomes]
-        answer = assemble(response_id, model, plans, outcomes, choices, queue_seconds=ticket.queue_seconds)
         last = form.done(answer)
     except ApiError as error:
         last = form.failed(error.envelope(request_id))

@@ -1,7 +1,6 @@
 """POST /v1/checks: NeMo's messages in, its three fields out, and the numbers of /score."""
 
 import hashlib
-import json
 
 import pytest
 
@@ -94,23 +93,28 @@ async def test_an_unscored_answer_is_an_error_or_passes_with_no_risk(serve, on_e
         assert 'hguard_fail_open_total{reason="not_finite"} 1.0' in metrics
 
 
+LIMITED = f"""[[keys]]
+name = "web"
+sha256 = "{hashlib.sha256(b"secret").hexdigest()}"
+scopes = ["infer"]
+limits = {{policies = ["block"], on_error = "fail_closed"}}
+"""
+
+
 @pytest.mark.parametrize("path", ["/v1/checks", "/beta/litellm_basic_guardrail_api"])
-async def test_hazard_a_key_that_must_block_only_looks_on(serve, tmp_path, path):
-    keys = tmp_path / "keys.json"
-    key = {"name": "web", "sha256": hashlib.sha256(b"secret").hexdigest(), "scopes": ["infer"]}
-    keys.write_text(json.dumps({"keys": [{**key, "limits": {"policies": ["block"], "on_error": "fail_closed"}}]}))
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [({"policy": "flag"}, "policy_limit"), ({"on_error": "fail_open"}, "on_error_limit"), ({}, None)],
+)
+async def test_hazard_a_key_that_must_block_only_looks_on(serve, tmp_path, path, options, code):
+    keys = tmp_path / "keys.toml"
+    keys.write_text(LIMITED)
     client = await serve(api_keys_file=keys)
     client.headers["authorization"] = "Bearer secret"
-    turns = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Paris"}]
-    for options, code in (
-        ({"policy": "flag"}, "policy_limit"),
-        ({"on_error": "fail_open"}, "on_error_limit"),
-        ({}, None),
-    ):
-        if path == "/v1/checks":
-            answer = await client.post(path, json={"messages": turns, "guard": options})
-        else:
-            call = {"litellm_call_id": "c", "additional_provider_specific_params": options}
-            await client.post(path, json={**call, "input_type": "request", "texts": ["Where?"]})
-            answer = await client.post(path, json={**call, "input_type": "response", "texts": ["Paris"]})
-        assert (answer.status_code, answer.json().get("error", {}).get("code")) == (403 if code else 200, code)
+    if path == "/v1/checks":
+        answer = await check(client, guard=options)
+    else:
+        call = {"litellm_call_id": "c", "additional_provider_specific_params": options}
+        await client.post(path, json={**call, "input_type": "request", "texts": [QUESTION]})
+        answer = await client.post(path, json={**call, "input_type": "response", "texts": [ANSWER]})
+    assert (answer.status_code, answer.json().get("error", {}).get("code")) == (403 if code else 200, code)

@@ -3,6 +3,7 @@
 import pytest
 
 from probes.claims import split_sentences
+from service.auth import NO_LIMITS
 from service.engines.base import EngineRequest, RequestTiming
 from service.generation import generate
 from service.hold import HoldGate
@@ -138,7 +139,7 @@ async def test_no_token_waits_longer_than_the_window(serve, window, position):
     client = await serve(parts, hold_tokens=window)
     lifecycle = client._transport.app.state.lifecycle
     body = GenerateRequest.model_validate(held("annotate", 0.5))
-    with lifecycle.serving() as served:
+    with lifecycle.serving(NO_LIMITS) as served:
         (plan,) = plan_choices(served, body, "r")
         gate, waits, steps = HoldGate(served, plan.guard, window), [], []
         original = gate.offer

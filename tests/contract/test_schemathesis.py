@@ -11,7 +11,7 @@ import pytest
 from tests.keys import show, write_keys
 from tests.serving import make_parts, serve_on_port
 
-EXAMPLES = 60
+EXAMPLES = 40
 BEFORE = ["--config-file", str(Path(__file__).with_name("schemathesis.toml")), "run"]
 OPTIONS = ["--checks=all", f"--max-examples={EXAMPLES}", "--generation-deterministic", "--request-timeout=20"]
 OPTIONS += ["--no-color", f"--header=Authorization: {show('every')['authorization']}"]

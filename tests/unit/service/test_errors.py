@@ -147,7 +147,7 @@ async def test_a_defect_is_a_500_without_detail(serve, monkeypatch):
         raise RuntimeError(SECRET)
 
     client = await serve()
-    monkeypatch.setattr("service.routes.generate.plan_choices", fails)
+    monkeypatch.setattr("service.routes.run.plan_choices", fails)
     check(await client.post("/generate", json=GOOD), 500, "internal_error")
     metrics = (await client.get("/metrics")).text
     assert 'hguard_requests_total{action="none",code="500",route="/generate"} 1.0' in metrics
