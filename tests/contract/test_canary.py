@@ -162,3 +162,21 @@ async def test_shadow_and_canary_stand_beside_the_active_one(serve, tmp_path):
     roles = [name for name in metrics if name.startswith("hguard_probe_info{")]
     assert len(roles) == 3
     assert await ask(client)
+
+
+async def test_openais_routes_and_checks_have_the_same_share(serve, tmp_path):
+    client, probe = await begin(serve, make_parts(), tmp_path, 50)
+    asked = {
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 4},
+        "/v1/completions": {"prompt": QUESTION, "max_tokens": 4},
+        "/score": {"prompt": QUESTION, "response": "It is Paris."},
+    }
+    seen = set()
+    for path, sent in asked.items():
+        for request_id in IDS[:10]:
+            answer = await client.post(path, json={"model": "fake", **sent}, headers={"x-request-id": request_id})
+            assert answer.status_code == 200, answer.text
+            found = versions(answer.json())
+            assert found == {probe.version if is_in_share(request_id, 50) else "0"}, path
+            seen |= found
+    assert seen == {"0", probe.version}
