@@ -14,6 +14,7 @@ from sse_starlette.sse import AppStatus
 from service.app import create_app
 from service.key_ring import KeysFileError
 from service.loading import StartupError
+from service.logs import configure_logs
 from service.server import FLUSH_SECONDS, Server
 from service.settings import Settings, SettingsError, describe_settings, read_settings
 from service.version import VERSION
@@ -35,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(arguments)
     try:
         settings = read_settings()
-        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-        # Its debug lines are the chunks of streams: what the model wrote.
-        logging.getLogger("sse_starlette").setLevel(logging.INFO)
+        configure_logs(settings.log_level, settings.log_format)
         warn_of_risks(settings)
         with bind(settings) as listener:
             app = create_app(settings)
@@ -57,7 +56,9 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
             app,
             lifespan="on",
             http="h11",  # httptools, the default where it is installed, reads headers without end
+            log_config=None,  # ours stands
             log_level=settings.log_level,
+            access_log=False,  # it would log query strings; `hguard.access` does it
             server_header=False,
             timeout_graceful_shutdown=FLUSH_SECONDS,
         ),

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.auth import Caller, KeyScope, set_caller
 from service.errors import ApiError
 from service.key_ring import ANYONE, KeyRing
+from service.record import note_caller
 from service.request_id import request_id_of
 
 Need = KeyScope | Literal["public", "any"]
@@ -57,7 +58,9 @@ class Authorize:
         if route is not None:
             scope["route"] = route  # a refused request is counted under it, too
             try:
-                set_caller(scope, self._admit(scope, need_of(scope["method"], route)))
+                caller = self._admit(scope, need_of(scope["method"], route))
+                set_caller(scope, caller)
+                note_caller(caller.name)
             except ApiError as refusal:
                 response = refusal.response(request_id_of(scope))
                 if refusal.status == 401:

@@ -15,13 +15,12 @@ from service.auth import Caller
 from service.errors import ApiError
 from service.metrics import Metrics
 from service.rate_limit import RateLimits, whole_seconds
+from service.service_rate import ServiceRate
 
 T = TypeVar("T")
 
 RETRY_LIMIT_SECONDS = 60
 """Retry-After says no more: clients such as OpenAI's take a longer one for none."""
-_WINDOW_SECONDS = 60.0
-"""The service rate is that of so many seconds."""
 
 
 class Admission:
@@ -50,6 +49,7 @@ class Admission:
         self.is_closed = False
         self._clock = clock
         self._rates = RateLimits(clock)
+        self._service = ServiceRate(clock)
         self._open: set[Ticket] = set()
         self._lines: OrderedDict[str, deque[Ticket]] = OrderedDict()
         """Who waits, by caller; the caller whose turn it is comes first."""
@@ -58,8 +58,6 @@ class Admission:
         self._n_running = 0
         self._waiting_tokens = 0
         self._n_sequences = 0
-        self._finished: deque[float] = deque()
-        self._busy_since = 0.0
         metrics.queue_capacity.set(queue_size)
 
     def open(self, caller: Caller) -> "Ticket":
@@ -110,9 +108,8 @@ class Admission:
         self._check_rate(self._rates.take_tokens(ticket.caller, ticket.tokens), "tokens")
         ticket.joined = self._clock()
         if may_run:
-            if not self._n_sequences:  # the time in which nobody came says nothing of the service rate
-                self._busy_since = self._clock()
-                self._finished.clear()
+            if not self._n_sequences:
+                self._service.restart()
             self._start(ticket)
         else:
             ticket.state = "waiting"
@@ -134,8 +131,7 @@ class Admission:
             self._n_sequences -= ticket.sequences
             self._n_running -= 1
             self.metrics.running.set(self._n_running)
-            self._finished.append(self._clock())
-            self._forget_finished()
+            self._service.note_finished()
         self._admit()
 
     def close_ticket(self, ticket: "Ticket") -> None:
@@ -145,10 +141,7 @@ class Admission:
 
     def retry_after(self) -> int:
         """Seconds in which those who wait now have probably been served, at the rate of the last minute."""
-        self._forget_finished()
-        seconds = min(_WINDOW_SECONDS, self._clock() - self._busy_since)
-        if self._finished:
-            seconds = max(1, self._n_waiting) * seconds / len(self._finished)
+        seconds = self._service.seconds_for(max(1, self._n_waiting))
         return min(RETRY_LIMIT_SECONDS, whole_seconds(seconds))
 
     def _admit(self) -> None:
@@ -176,10 +169,6 @@ class Admission:
         ticket.turn.set()
         self.metrics.running.set(self._n_running)
         self.metrics.queue.observe(ticket.queue_seconds)
-
-    def _forget_finished(self) -> None:
-        while self._finished and self._finished[0] < self._clock() - _WINDOW_SECONDS:
-            self._finished.popleft()
 
     def _note_waiting(self, change: int, ticket: "Ticket") -> None:
         self._n_waiting += change

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from service.choice import Outcome
 from service.plan import GenerationPlan
+from service.record import AnsweredChoice, note_answered
 from service.schemas.generate import Choice, GenerateResponse, Timing, Usage
 
 
@@ -20,6 +21,18 @@ def action_of(outcomes: Sequence[Outcome]) -> str:
     return guard.action if guard else "none"
 
 
+def note_outcomes(response_id: str, outcomes: Sequence[Outcome]) -> None:
+    """Keep what is served on the request's record; a stream does so before it sends what it held."""
+    generations = [outcome.generation for outcome in outcomes]
+    note_answered(
+        response_id,
+        [
+            AnsweredChoice(made.response, made.judgement, outcome.choice.guard, outcome.choice.finish_reason)
+            for made, outcome in zip(generations, outcomes, strict=True)
+        ],
+    )
+
+
 def assemble(
     response_id: str,
     model: str,
@@ -30,6 +43,7 @@ def assemble(
     queue_seconds: float = 0.0,
 ) -> GenerateResponse:
     """Put the answer together; `queue_seconds` is what the request waited for admission."""
+    note_outcomes(response_id, outcomes)
     prompt_tokens = len(plans[0].prompt_ids)
     completion_tokens = sum(len(outcome.generation.response.tokens) for outcome in outcomes)
     guard = outcomes[0].choice.guard

@@ -19,6 +19,7 @@ from service.openapi import install_openapi
 from service.prompt_memory import PromptMemory
 from service.routes import checks, feedback, generate, litellm, openai, probes, score, status
 from service.settings import Settings
+from service.sinks import open_sinks
 from service.version import VERSION
 from service.watchdog import Watchdog
 
@@ -32,6 +33,7 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
 
     Raises:
         KeysFileError: The file of API keys cannot be used.
+        StartupError: The audit log or the traces cannot be written by these settings.
     """
     metrics = Metrics()
     lifecycle = Lifecycle(settings, metrics, parts)
@@ -44,6 +46,7 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     watchdog = Watchdog(lifecycle, admission, settings.stall_s)
     keys = KeyRing(settings.api_keys_file, settings.admin_key_sha256, metrics)
     labels = Feedback(settings, metrics, lambda: lifecycle.active)
+    sinks = open_sinks(settings, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -55,6 +58,8 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
             watching.cancel()
         await labels.close()
         await lifecycle.close()
+        for sink in sinks:
+            await asyncio.to_thread(sink.close)
 
     app = FastAPI(
         title="hguard",
@@ -75,7 +80,7 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     install_handlers(app)
     app.add_middleware(LimitBody)
     app.add_middleware(Authorize, keys=keys)
-    app.add_middleware(CountRequests, metrics=metrics)  # added last, so it is passed first
+    app.add_middleware(CountRequests, metrics=metrics, sinks=sinks)  # added last, so it is passed first
     for module in (generate, score, openai, checks, litellm, feedback, probes, status):
         app.include_router(module.router)
     install_openapi(app)

@@ -11,7 +11,6 @@ from service.errors import ApiError
 from service.generation import Generation, OnToken, generate
 from service.guard import Judgement
 from service.metrics import Metrics
-from service.offload import LONG_RESPONSE, offload
 from service.plan import GenerationPlan
 from service.policy import WITHHELD, Action, OnError, decide, is_over, prefers_second
 from service.report import report_guard
@@ -91,8 +90,7 @@ async def run_choice(
     else:
         action = "blocked" if kept.is_blocked else decide(guard.policy, kept.judgement.risk, guard.threshold)
     metrics.record_judgement(kept.judgement, probe_label(served.probe), served.role)
-    is_long = len(kept.response.tokens) > LONG_RESPONSE
-    await offload(judge_shadow, served, guard, kept.response, kept.judgement, metrics, when=is_long)
+    await judge_shadow(served, guard, kept.response, kept.judgement, metrics)
     require_score(kept.judgement, guard.on_error, metrics)
     metrics.record_action(action, guard.policy)
     report = report_guard(

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from service.record import note_error
 from service.request_id import request_id_of
 from service.schemas.error import ErrorBody, ErrorDetail, ErrorResponse
 
@@ -50,7 +51,8 @@ class ApiError(Exception):
         """Seconds, for the header of that name."""
 
     def envelope(self, request_id: str | None) -> ErrorResponse:
-        """The body."""
+        """The body; what the request ends with is noted on its record."""
+        note_error(self.status, self.code)
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         details = list(self.details[:DETAILS_LIMIT]) or None
         body = ErrorBody(

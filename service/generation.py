@@ -6,14 +6,15 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from probes.probe import Probe
 from service.engines.base import EngineError, EngineRequest, FinishReason, RequestTiming
-from service.guard import Judgement, TokenScore, judge, running_risk, score_token, unscored
+from service.guard import Judgement, TokenScore
 from service.hold import HoldGate
+from service.judging import Scorer
 from service.metrics import Metrics
 from service.offload import LONG_RESPONSE, offload
 from service.plan import GenerationPlan
 from service.policy import is_over
+from service.record import note_transcript
 from service.response import ModelResponse, ResponseToken
 from service.served import ServedModel
 from service.transcript import Transcript
@@ -50,9 +51,11 @@ async def generate(
     guard, probe = plan.guard, served.probe
     rule = probe.position if guard.is_scored else None
     transcript = Transcript(served.engine.tokenizer, plan.stop, rule, needs=rule and served.heads.bank.position)
+    note_transcript(transcript)
     timing, latest = RequestTiming(), time.perf_counter()
     gate = HoldGate(served, guard, plan.hold_tokens) if plan.hold_tokens and guard.is_scored else None
-    shown = _Shown(transcript, probe, gate, on_token, metrics)
+    scorer = Scorer(served, guard)
+    shown = _Shown(transcript, scorer, gate, on_token, metrics)
     request = EngineRequest(
         request_id=plan.request_id,
         prompt_ids=plan.prompt_ids,
@@ -79,9 +82,8 @@ async def generate(
                     n_tokens, latest = n_tokens + 1, now
                 for n_ready in shown.new_tokens():
                     if guard.policy == "stop":
-                        is_long = n_ready > LONG_RESPONSE
-                        risk = await offload(_risk_after, n_ready, transcript, served, plan, when=is_long)
-                        if is_over(risk, guard.threshold):
+                        response, is_long = transcript.response(n_ready), n_ready > LONG_RESPONSE
+                        if is_over(await offload(scorer.running, response, when=is_long), guard.threshold):
                             transcript.stop_after(n_ready)
                             break
                 shown.show()
@@ -93,11 +95,12 @@ async def generate(
         raise EngineError(f"the engine ended {plan.request_id} without a finish reason")
     response = transcript.response()
     began = time.perf_counter()
-    judgement = await offload(judge_response, served, plan, response, when=len(response.tokens) > LONG_RESPONSE)
+    judgement = await scorer.judge(served.own_rows(response))
     shown.release_rest()
     seconds = time.perf_counter() - began
-    metrics.scoring.labels("tap").observe(timing.scoring_seconds)
-    metrics.scoring.labels("guard").observe(seconds)
+    if guard.is_scored:
+        metrics.scoring.labels("tap").observe(timing.scoring_seconds)
+        metrics.scoring.labels("guard").observe(seconds)
     timing.scoring_seconds += seconds
     is_blocked = gate is not None and gate.is_blocked
     return Generation(response, judgement, transcript.finish_reason, alpha, timing, shown.n_shown, is_blocked)
@@ -107,10 +110,10 @@ class _Shown:
     """Shows tokens once they are final and, where they are held, released."""
 
     def __init__(
-        self, transcript: Transcript, probe: Probe, gate: HoldGate | None, on_token: OnToken | None, metrics: Metrics
+        self, transcript: Transcript, scorer: Scorer, gate: HoldGate | None, on_token: OnToken | None, metrics: Metrics
     ) -> None:
         self.n_shown = 0
-        self._transcript, self._probe, self._gate, self._on_token = transcript, probe, gate, on_token
+        self._transcript, self._scorer, self._gate, self._on_token = transcript, scorer, gate, on_token
         self._delay = metrics.hold_delay
         self._ready_at: list[float] = []
 
@@ -124,13 +127,13 @@ class _Shown:
         """Show what may be shown; end the response where its gate blocks."""
         limit = len(self._ready_at)
         if self._gate is not None:
-            self._gate.offer(self._transcript)
+            self._scorer.offer(self._gate, self._transcript)
             if self._gate.is_blocked:
                 self._transcript.stop_after(limit)
             limit = self._gate.released
         while self._on_token is not None and self.n_shown < limit:
             at, token = self.n_shown, self._transcript.token(self.n_shown)
-            self._on_token(at, token, score_token(self._probe, token, self._transcript.row(at)))
+            self._on_token(at, token, self._scorer.token(token, self._transcript.row(at)))
             self.n_shown += 1
             self._note_delay(at)
 
@@ -142,17 +145,3 @@ class _Shown:
     def _note_delay(self, at: int) -> None:
         if self._gate is not None:
             self._delay.observe(time.perf_counter() - self._ready_at[at])
-
-
-def judge_response(served: ServedModel, plan: GenerationPlan, response: ModelResponse) -> Judgement:
-    """Judge as the plan says."""
-    guard = plan.guard
-    if not guard.is_scored:
-        return unscored(response)
-    own = served.own_rows(response)
-    return judge(own, served.probe, question=guard.question, locator=guard.locator, explains=guard.explains)
-
-
-def _risk_after(n_tokens: int, transcript: Transcript, served: ServedModel, plan: GenerationPlan) -> float | None:
-    guard = plan.guard
-    return running_risk(transcript.response(n_tokens), served.probe, question=guard.question, locator=guard.locator)

@@ -5,6 +5,7 @@ quantisation.
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,16 @@ from service.engines.base import Engine, Heads, ScoredSequence
 
 class GoldenTraceError(RuntimeError):
     """The engine does not reproduce the artifact's scores."""
+
+    def __init__(self, message: str, departure: float = math.inf) -> None:
+        super().__init__(message)
+        self.departure = departure if math.isfinite(departure) else math.inf
+        """The largest error, in standard deviations of the trace; infinite where it could not be measured."""
+
+
+def departure_of(error: BaseException | None) -> float:
+    """How far a trace that failed was off, for `golden_trace_max_error`; infinite where nothing was measured."""
+    return error.departure if isinstance(error, GoldenTraceError) else math.inf
 
 
 async def check_golden(
@@ -58,7 +69,8 @@ async def check_golden(
     if not error <= limit:
         raise GoldenTraceError(
             f"scores are {error:.2g} standard deviations away from the artifact's, {engine.dtype} may be {limit:.2g}: "
-            "these are other weights, another layer order, or a tap that reads the wrong row"
+            "these are other weights, another layer order, or a tap that reads the wrong row",
+            error,
         )
     return error
 

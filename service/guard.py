@@ -30,7 +30,7 @@ Locator = Literal["default", "lexical", "claims", "response"]
 decides; `claims`: the same, the riskiest decides; `response`: all tokens as one span."""
 LOCATORS = ("lexical", "response")
 """What a probe may name: what it was calibrated with."""
-FailureReason = Literal["missing_rows", "not_finite"]
+FailureReason = Literal["missing_rows", "not_finite", "scorer_error", "deadline", "engine_error"]
 
 EXPLAIN_LIMIT = 10
 """Neurons that `explain` lists."""
@@ -95,8 +95,7 @@ class Judgement:
     token_scores: tuple[TokenScore, ...] = ()
     signals: Signals = Signals()
     out_of_domain: bool | None = None
-    """Whether the parts lie outside those of the training rows; None where they were not measured. Never changes the
-    risk."""
+    """Whether the parts lie outside those of the training rows; None if not measured. Never changes the risk."""
     explain: tuple[NeuronShare, ...] | None = None
     failure: FailureReason | None = None
 

@@ -14,6 +14,7 @@ from probes.artifact import ProbeArtifact
 from service.auth import Limits
 from service.engines.base import Engine
 from service.errors import ApiError
+from service.golden import departure_of
 from service.loading import load_engine, load_probe, one_line
 from service.metrics import Metrics
 from service.probe_slot import ProbeRefusedError
@@ -85,6 +86,7 @@ class Lifecycle:
         except ProbeRefusedError as refusal:
             if refusal.stage == "golden_trace":
                 del self.reasons["probe"]
+                self.metrics.golden_error.set(departure_of(refusal.__cause__))
             logger.error("not ready: %s", refusal.stage, exc_info=refusal)
             self.reasons[refusal.stage] = one_line(refusal)
 

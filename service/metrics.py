@@ -1,11 +1,12 @@
 """Metrics: the Prometheus series of one application, in its own registry. Labels are bounded: no prompt, no id."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from service.guard import Judgement
 from service.policy import Action, Policy
 
-_RISKS = tuple(tenth / 10 for tenth in range(1, 11))
+_RISKS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+"""Finer at the ends, where the thresholds of small budgets lie."""
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 ACTIVE = "active"
@@ -17,6 +18,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"hguard_{name}", text, labels, registry=registry)
@@ -56,8 +58,9 @@ class Metrics:
         )
         self.actions = counter("actions_total", "What the policy did.", "action", "policy")
         self.suppressed = counter("suppressed_requests_total", "Responses generated again with alpha below 1.")
+        self.audit_dropped = counter("audit_dropped_total", "Requests that are missing in the audit log.")
         self.golden_ok = gauge("golden_trace_ok", "1: the engine reproduces the artifact's scores.")
-        self.golden_error = gauge("golden_trace_max_error", "Largest relative error of the golden trace.")
+        self.golden_error = gauge("golden_trace_max_error", "Largest error of the last golden trace.")
         self.golden_time = gauge("golden_trace_last_ok_timestamp_seconds", "When the golden trace last passed.")
         self.golden_failures = counter(
             "golden_trace_failures_total", "Golden traces that failed while serving.", "role"
@@ -90,11 +93,14 @@ class Metrics:
 
     def observe_risks(self, judgement: Judgement, probe: str, role: str) -> None:
         """Take in the risks of a judged response and its answer tokens, as one probe sees them."""
-        if judgement.risk is not None:
-            self.response_risk.labels(probe, role).observe(judgement.risk)
-        for at, score in enumerate(judgement.token_scores):
-            if score.risk is not None and judgement.is_answer(at):
-                self.token_risk.labels(probe, role).observe(score.risk)
+        if judgement.risk is None:
+            return
+        self.response_risk.labels(probe, role).observe(judgement.risk)
+        answer = {at for part in judgement.spans for at in range(part.span.start, part.span.end)}
+        observed = self.token_risk.labels(probe, role)
+        for score in (judgement.token_scores[at] for at in answer):
+            if score.risk is not None:
+                observed.observe(score.risk)
 
     def record_action(self, action: Action, policy: Policy) -> None:
         """Count what was done with a response."""

@@ -3,21 +3,28 @@
 Plain ASGI because a wrapping response class would hide the client's disconnect from the handlers below.
 """
 
+import logging
 import time
+from collections.abc import Sequence
 
 from sse_starlette.sse import SendTimeoutError
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ApiError
 from service.json_body import check_json
 from service.metrics import Metrics
+from service.record import CLIENT_LEFT as CLIENT_LEFT
+from service.record import RequestRecord, Sink, begin_record
 from service.request_id import assign_request_id, request_id_of
 
 BODY_LIMIT_BYTES = 1024 * 1024
-CLIENT_LEFT = 499
-"""Counted for a client that left; nobody reads it."""
 _ACTION = "hguard.action"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+"""Any other is the client's text."""
+
+logger = logging.getLogger("hguard")
 
 
 def note_action(scope: Scope, action: str) -> None:
@@ -25,11 +32,19 @@ def note_action(scope: Scope, action: str) -> None:
     scope[_ACTION] = action
 
 
-class CountRequests:
-    """Gives each request its id, and counts and times it under its route's template."""
+def route_of(scope: Scope) -> str:
+    """The template of the route that a request was for, also where it was refused before it got there."""
+    route = scope.get("route")
+    if route is None and "app" in scope:
+        route = next((one for one in scope["app"].routes if one.matches(scope)[0] is not Match.NONE), None)
+    return getattr(route, "path", "other")
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+
+class CountRequests:
+    """Gives each request its id and its record, and counts, times and reports it under its route's template."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, sinks: Sequence[Sink] = ()) -> None:
+        self.app, self.metrics, self.sinks = app, metrics, sinks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -37,27 +52,38 @@ class CountRequests:
             await self.app(scope, receive, send)
             return
         assign_request_id(scope)
-        began, code = time.perf_counter(), CLIENT_LEFT
+        traceparent = Headers(scope=scope).get("traceparent", "")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        record = RequestRecord(request_id_of(scope) or "", method, traceparent)
+        began = time.perf_counter()
+        begin_record(record)
 
         async def send_with_id(message: Message) -> None:
-            nonlocal code
             if message["type"] == "http.response.start":
-                code = message["status"]
+                record.status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id_of(scope) or ""
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
         except SendTimeoutError:  # a stream's client that reads nothing any more is one that left, and no defect
-            code = CLIENT_LEFT
+            record.status = CLIENT_LEFT
             self.metrics.disconnects.inc()
         except Exception:
-            code = 500  # answered further out
+            record.status, record.error = 500, "internal_error"  # answered further out
             raise
         finally:
-            route = getattr(scope.get("route"), "path", "other")
-            self.metrics.requests.labels(route, str(code), scope.get(_ACTION, "none")).inc()
-            self.metrics.duration.labels(route).observe(time.perf_counter() - began)
+            record.route, record.action = route_of(scope), scope.get(_ACTION, "none")
+            record.seconds = time.perf_counter() - began
+            if record.status == CLIENT_LEFT:
+                record.error = "client_left"
+            self.metrics.requests.labels(record.route, str(record.status), record.action).inc()
+            self.metrics.duration.labels(record.route).observe(record.seconds)
+            for sink in self.sinks:
+                try:
+                    sink.write(record)
+                except Exception as error:  # a report that fails must not fail the request
+                    logger.error("a request is missing in %s", type(sink).__name__, exc_info=error)
 
 
 class LimitBody:

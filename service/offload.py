@@ -6,6 +6,7 @@ Two threads, as more would only take turns under the interpreter's lock, and the
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -28,4 +29,4 @@ async def offload(function: Callable[..., T], *arguments: object, when: bool) ->
     """
     if not when:
         return function(*arguments)
-    return await asyncio.get_running_loop().run_in_executor(_threads, function, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(_threads, copy_context().run, function, *arguments)

@@ -13,6 +13,7 @@ from service.errors import ApiError
 from service.guard import Locator
 from service.key_limits import allow_max_tokens, allow_on_error, allow_policy, allow_threshold
 from service.policy import HELD, WHOLE, OnError, Policy
+from service.record import note_asked
 from service.schemas.generate import GenerateRequest
 from service.schemas.options import GuardOptions
 from service.schemas.prompt import Prompted
@@ -75,6 +76,7 @@ def plan_choices(served: ServedModel, body: GenerateRequest, request_id: str) ->
     max_tokens = allow_max_tokens(served.limits, asked, is_named=is_named)
     guard = plan_guard(served, allow_policy(served.limits, body.guard), body.question)
     check_length(served, len(prompt_ids), max_tokens, param="sampling.max_tokens")
+    note_asked(body, served, guard, len(prompt_ids))
     holds = body.stream and (guard.policy in HELD or (guard.is_scored and body.stream_mode == "hold"))
     return [
         GenerationPlan(

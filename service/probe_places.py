@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import get_args
 
 from probes.artifact import ProbeArtifact
-from service.golden import check_golden
+from service.golden import check_golden, departure_of
 from service.loading import one_line
 from service.metrics import Metrics
 from service.probe_memory import Lineup
@@ -126,7 +126,7 @@ class ProbePlaces:
             self.metrics.golden_failures.labels(role).inc()
             logger.error("golden trace of %s %s", role, probe_label(artifact.probe), exc_info=error)
             if slot in (self.active, self.canary):  # else another probe has been proved meanwhile
-                self._failed(role, one_line(error))
+                self._failed(role, error)
             raise
         if slot in (self.active, self.canary):
             self.faults.pop(role, None)
@@ -145,12 +145,13 @@ class ProbePlaces:
             slot.held.close()
         self.active = self.canary = None
 
-    def _failed(self, role: Role, reason: str) -> None:
+    def _failed(self, role: Role, error: Exception) -> None:
         if role == "active":
-            self.reasons["golden_trace"] = reason
+            self.reasons["golden_trace"] = one_line(error)
             self.metrics.golden_ok.set(0)
+            self.metrics.golden_error.set(departure_of(error))
         else:
-            self.faults[role] = reason
+            self.faults[role] = one_line(error)
 
     def _passed(self, departure: float) -> None:
         self.reasons.pop("golden_trace", None)

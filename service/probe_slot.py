@@ -74,6 +74,7 @@ async def fill_slot(
             on_error=settings.on_error,
             abstention=settings.abstention,
             hold_tokens=settings.hold_tokens,
+            score_timeout_seconds=settings.score_timeout_s,
             role=role,
             shadow=shadow,
         )

@@ -6,6 +6,8 @@ import secrets
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from service.record import note_request_id
+
 _KEY = "hguard.request_id"
 _SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -20,6 +22,7 @@ def override_request_id(scope: Scope, request_id: str | None) -> str:
     """Let the body's `request_id` win over the header; returns the one that counts."""
     if request_id is not None:
         scope[_KEY] = request_id
+        note_request_id(request_id)
     return str(scope[_KEY])
 
 

@@ -1,26 +1,31 @@
 """Scoring: a given response through the engine and the guard, in one teacher-forced pass."""
 
+import logging
 import time
 from dataclasses import dataclass
+from math import nan
 
 from probes.spans import TextStream
 from service.answer import new_id
 from service.call import Call
 from service.choice import require_score, within
-from service.engines.base import ScoredSequence
+from service.engines.base import EngineError, ScoredSequence, TokenEvidence
 from service.errors import ApiError
 from service.feedback import Feedback
-from service.guard import Judgement, judge
+from service.judging import Scorer, failed
 from service.metrics import Metrics
-from service.offload import LONG_BODY, LONG_RESPONSE, offload
+from service.offload import LONG_BODY, offload
 from service.plan import GuardPlan, check_length, check_names, encode_request, encode_response, plan_guard
 from service.policy import decide
+from service.record import AnsweredChoice, note_answered, note_asked
 from service.report import report_guard
-from service.response import ModelResponse, read_scored
+from service.response import read_scored
 from service.schemas.generate import Timing, Usage
 from service.schemas.score import ScoreRequest, ScoreResponse
 from service.served import ServedModel, probe_label
 from service.shadow import judge_shadow
+
+logger = logging.getLogger("hguard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +49,12 @@ def plan_score(served: ServedModel, body: ScoreRequest) -> ScorePlan:
     prompt_ids = encode_request(served, body)
     response_ids = encode_response(served, body, prompt_ids)
     check_length(served, len(prompt_ids), len(response_ids), param="response")
+    guard = plan_guard(served, body.guard, body.question)
+    note_asked(body, served, guard, len(prompt_ids))
     text = None
     if body.response is not None and body.response_token_ids is not None:
         text = _cut_text(served, response_ids, body.response)
-    return ScorePlan(prompt_ids, response_ids, text, plan_guard(served, body.guard, body.question))
+    return ScorePlan(prompt_ids, response_ids, text, guard)
 
 
 async def score_within(call: Call, body: ScoreRequest) -> ScoreResponse:
@@ -94,23 +101,26 @@ async def run_score(
         queue_seconds: How long the request waited for admission.
 
     Raises:
-        ApiError: The response could not be scored and the policy on errors is fail_closed.
-        EngineError: The engine failed.
+        ApiError: The response could not be scored, be it that the engine failed, and the policy on errors is
+            fail_closed.
     """
     guard, probe, began = plan.guard, served.probe, time.perf_counter()
-    scored = await served.engine.score(
-        plan.prompt_ids, plan.response_ids, alpha=guard.alpha, wants_neurons=guard.explains, heads=served.heads
-    )
+    scored = await _pass(served, plan)
     metrics.steps += 1
-    is_long = len(scored.tokens) > LONG_RESPONSE
-    response, judgement = await offload(_judge_scored, served, plan, scored, when=is_long)
+    rule = served.heads.bank.position
+    response = read_scored(served.engine.tokenizer, scored or _unread(plan), plan.text, rule)
+    own = served.own_rows(response)
+    judgement = await Scorer(served, guard).judge(own) if scored else failed(response, "engine_error")
     seconds = time.perf_counter() - began
     metrics.scoring.labels("teacher_forced").observe(seconds)
     metrics.record_judgement(judgement, probe_label(probe), served.role)
-    await offload(judge_shadow, served, guard, response, judgement, metrics, when=is_long)
+    if scored:
+        await judge_shadow(served, guard, response, judgement, metrics)
     require_score(judgement, guard.on_error, metrics)
     action = decide(guard.policy, judgement.risk, guard.threshold)
     metrics.record_action(action, guard.policy)
+    report = report_guard(served.artifact, guard, response, judgement, action=action, alpha=guard.alpha)
+    note_answered(response_id, [AnsweredChoice(response, judgement, report, None)])
     if feedback is not None:
         feedback.remember_scored(response_id, served, guard, response, judgement, action)
     n_prompt, n_response = len(plan.prompt_ids), len(plan.response_ids)
@@ -121,16 +131,26 @@ async def run_score(
         usage=Usage(prompt_tokens=n_prompt, completion_tokens=n_response, total_tokens=n_prompt + n_response),
         risk=judgement.risk,
         text=response.text,
-        guard=report_guard(served.artifact, guard, response, judgement, action=action, alpha=guard.alpha),
+        guard=report,
         timing=Timing(queue_s=queue_seconds, prefill_s=0.0, decode_s=0.0, scoring_s=seconds),
     )
 
 
-def _judge_scored(served: ServedModel, plan: ScorePlan, scored: ScoredSequence) -> tuple[ModelResponse, Judgement]:
-    probe, guard = served.probe, plan.guard
-    response = read_scored(served.engine.tokenizer, scored, plan.text, served.heads.bank.position)
-    own = served.own_rows(response)
-    return response, judge(own, probe, question=guard.question, locator=guard.locator, explains=guard.explains)
+async def _pass(served: ServedModel, plan: ScorePlan) -> ScoredSequence | None:
+    """The engine's evidence; None where it failed: here that is no more than a response that cannot be scored."""
+    guard = plan.guard
+    try:
+        return await served.engine.score(
+            plan.prompt_ids, plan.response_ids, alpha=guard.alpha, wants_neurons=guard.explains, heads=served.heads
+        )
+    except EngineError as error:
+        logger.error("a given response could not be scored", exc_info=error)
+        return None
+
+
+def _unread(plan: ScorePlan) -> ScoredSequence:
+    """The tokens of a response that no pass has read."""
+    return ScoredSequence(tuple(TokenEvidence(token_id, nan, nan) for token_id in plan.response_ids), ())
 
 
 def _cut_text(served: ServedModel, response_ids: tuple[int, ...], text: str) -> str:

@@ -36,6 +36,8 @@ class ServedModel:
     role: Role = "active"
     shadow: ProbeArtifact | None = None
     """Scored on the same passes."""
+    score_timeout_seconds: float = 10.0
+    """Within which a response must be judged."""
 
     @property
     def probe(self) -> Probe:

@@ -37,6 +37,11 @@ class Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Shut down; libraries check at their end that everything of theirs was collected."""
+        await super().shutdown(sockets)
+        gc.unfreeze()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """The first signal begins to drain; the second meets the system's own handler, which no busy loop delays."""

@@ -116,8 +116,22 @@ class Settings(BaseSettings):
         1000, ge=200, le=100_000, description="responses behind risk_psi, and labels behind risk_ece, at most"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="text for eyes, json for machines: one object a line"
+    )
+    audit_log: Path | None = Field(
+        None, description="file that gets prompt, response and judgement of every answer; unset: none is kept anywhere"
+    )
+    audit_max_mb: float = Field(100.0, gt=0, description="MiB from which the audit log begins another file")
+    audit_files: int = Field(10, ge=1, le=1000, description="files of the audit log that are kept, this one included")
+    otel: bool = Field(
+        default=False, description="1: an OpenTelemetry span for each request, sent as the OTEL_* variables say"
+    )
+    score_timeout_s: float = Field(
+        10.0, gt=0, description="seconds that judging one response may take; later counts as not scored"
+    )
     fake_step_s: float = Field(0.0, ge=0, description="fake engine only: seconds a step takes")
-    fake_fault: Literal["none", "missing_rows", "nan_scores", "crash", "hang"] = Field(
+    fake_fault: Literal["none", "missing_rows", "short_rows", "nan_scores", "crash", "hang"] = Field(
         "none", description="fake engine only: the fault it shows"
     )
 

@@ -1,22 +1,21 @@
 """Shadow: a probe that is scored on the passes of the served one, counted, and never served.
 
-Nothing that goes wrong here touches the answer: it is counted and logged.
+Nothing that goes wrong here touches the answer: it is counted and logged, and what is late is given up like any scorer.
 """
 
-import logging
 import time
+from dataclasses import replace
 
-from service.guard import Judgement, judge
+from service.guard import Judgement
+from service.judging import Scorer
 from service.metrics import Metrics
 from service.plan import GuardPlan
 from service.policy import is_over
 from service.response import ModelResponse
 from service.served import ServedModel, probe_label
 
-logger = logging.getLogger("hguard")
 
-
-def judge_shadow(
+async def judge_shadow(
     served: ServedModel, plan: GuardPlan, response: ModelResponse, judgement: Judgement, metrics: Metrics
 ) -> None:
     """Judge a served response with the shadow, too, and count its risk and whether the two decide differently.
@@ -32,12 +31,8 @@ def judge_shadow(
     if shadow is None or not plan.is_scored:
         return
     probe = shadow.probe
-    try:
-        found = judge(served.shadow_rows(response, probe), probe, question=plan.question, locator=plan.locator)
-    except Exception as error:
-        logger.error("shadow %s", probe_label(probe), exc_info=error)
-        metrics.shadow_failures.labels("error").inc()
-        return
+    scorer = Scorer(replace(served, artifact=shadow), replace(plan, explains=False))
+    found = await scorer.judge(served.shadow_rows(response, probe))
     metrics.scoring.labels("shadow").observe(time.perf_counter() - began)
     if found.status == "failed":
         metrics.shadow_failures.labels(found.failure).inc()

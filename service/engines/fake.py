@@ -30,7 +30,7 @@ from service.engines.base import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Fault = Literal["none", "missing_rows", "nan_scores", "crash", "hang"]
+Fault = Literal["none", "missing_rows", "short_rows", "nan_scores", "crash", "hang"]
 
 FAKE_MODEL = ModelFingerprint(
     "Fake", (8, 8), hidden_size=8, vocabulary_size=257, tokenizer_sha256="", chat_template_sha256=""
@@ -206,6 +206,8 @@ class FakeEngine:
             scores = scores + bank.residual.weights @ fake_stream(fed, position)
         if is_faulty and self.fault == "nan_scores":
             scores = np.full_like(scores, np.nan)
+        if is_faulty and self.fault == "short_rows":  # no score at all: whoever reads the first one raises
+            scores = scores[:0]
         return RowEvidence(tuple(map(float, scores)), cett if request.wants_neurons else None)
 
 

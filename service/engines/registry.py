@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from probes.models import pick_device, resolve_model
 from service.engines.base import Engine
 
-FakeFault = Literal["none", "missing_rows", "nan_scores", "crash", "hang"]
+FakeFault = Literal["none", "missing_rows", "short_rows", "nan_scores", "crash", "hang"]
 
 
 class EngineUnavailableError(ValueError):

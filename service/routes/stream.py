@@ -20,6 +20,7 @@ from service.errors import ApiError, internal_error
 from service.generation import OnToken
 from service.guard import TokenScore
 from service.plan import GenerationPlan
+from service.record import CLIENT_LEFT, note_error
 from service.report import report_token, report_tokens
 from service.request_id import request_id_of
 from service.response import ResponseToken
@@ -103,6 +104,7 @@ def stream_response(
     async def count_disconnect(_message: Message) -> None:
         if not ended.is_set():  # ASGI servers say the same after the last byte
             call.metrics.disconnects.inc()
+            note_error(CLIENT_LEFT, "client_left")
 
     return EventSourceResponse(
         _events(call, body, plans, form, ended),

@@ -4,6 +4,8 @@ import pytest
 
 from tests.serving import QUESTION, make_parts, read_events
 
+FAULTS = [("missing_rows", "missing_rows"), ("nan_scores", "not_finite"), ("short_rows", "scorer_error")]
+
 
 async def start(serve, fault, **settings):
     """A fault that begins after start-up."""
@@ -17,7 +19,7 @@ def body(**guard):
     return {"prompt": QUESTION, "guard": {"return_tokens": True, **guard}}
 
 
-@pytest.mark.parametrize(("fault", "reason"), [("missing_rows", "missing_rows"), ("nan_scores", "not_finite")])
+@pytest.mark.parametrize(("fault", "reason"), FAULTS)
 async def test_fail_closed_is_an_error(serve, fault, reason):
     client = await start(serve, fault)
     answer = await client.post("/generate", json=body())
@@ -33,7 +35,7 @@ async def test_fail_closed_is_an_error(serve, fault, reason):
     assert "hguard_fail_open_total{" not in metrics
 
 
-@pytest.mark.parametrize(("fault", "reason"), [("missing_rows", "missing_rows"), ("nan_scores", "not_finite")])
+@pytest.mark.parametrize(("fault", "reason"), FAULTS)
 @pytest.mark.parametrize("by_request", [True, False])
 async def test_fail_open_serves_with_no_risk_and_says_so(serve, fault, reason, by_request):
     client = await start(serve, fault, **({} if by_request else {"on_error": "fail_open"}))
@@ -70,14 +72,28 @@ async def test_a_crash_of_one_choice_ends_the_others(serve):
     assert parts.engine.running == 0
 
 
-@pytest.mark.parametrize(("fault", "status"), [("nan_scores", 503), ("missing_rows", 500), ("crash", 500)])
-async def test_score_fails_in_words(serve, fault, status):
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("nan_scores", "not_finite"),
+        ("short_rows", "scorer_error"),
+        ("missing_rows", "engine_error"),
+        ("crash", "engine_error"),
+    ],
+)
+async def test_score_fails_in_words(serve, fault, reason):
     client = await start(serve, fault)
     asked = {"prompt": QUESTION, "response": "The answer is Paris."}
-    assert (await client.post("/score", json=asked)).status_code == status
-    if fault == "nan_scores":
-        opened = await client.post("/score", json={**asked, "guard": {"on_error": "fail_open"}})
-        assert (opened.json()["risk"], opened.json()["guard"]["status"]) == (None, "failed")
+    closed = await client.post("/score", json=asked)
+    assert (closed.status_code, closed.json()["error"]["code"]) == (503, "guard_unavailable")
+    opened = await client.post("/score", json={**asked, "guard": {"on_error": "fail_open", "return_tokens": True}})
+    assert opened.status_code == 200
+    assert (opened.json()["risk"], opened.json()["guard"]["status"]) == (None, "failed")
+    assert opened.json()["text"] == asked["response"]
+    metrics = (await client.get("/metrics")).text
+    assert f'hguard_scoring_failures_total{{reason="{reason}"}} 2.0' in metrics
+    assert f'hguard_fail_open_total{{reason="{reason}"}} 1.0' in metrics
+    assert "hguard_scored_responses_total 0.0" in metrics
 
 
 async def test_a_hanging_engine_meets_the_deadline(serve):

@@ -130,8 +130,8 @@ async def test_an_answer_without_its_prompt_follows_on_error(serve, changes, rea
 
 FAULTS = [
     ("nan_scores", "guard_unavailable", "not_finite"),
-    ("missing_rows", "engine_error", "engine_error"),
-    ("crash", "engine_error", "engine_error"),
+    ("missing_rows", "guard_unavailable", "engine_error"),
+    ("crash", "guard_unavailable", "engine_error"),
 ]
 
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from service import shadow as shadow_module
 from service.engines.base import RowEvidence
 from service.fake_probe import fake_artifact
+from service.guard import judge
 from tests.contract.asking import ask, close
 from tests.contract.switching import ask_score, ask_suppressed, lasting, versions
 from tests.probe_library import (
@@ -109,12 +109,14 @@ class TestFailures:
         return client
 
     async def test_hazard_an_error_in_it_ends_the_answer(self, client, monkeypatch):
-        def fail(*_, **__):
-            raise RuntimeError("no such part")
+        def fail(response, probe, **options):
+            if probe.version == "2":
+                raise RuntimeError("no such part")
+            return judge(response, probe, **options)
 
-        monkeypatch.setattr(shadow_module, "judge", fail)
+        monkeypatch.setattr("service.judging.judge", fail)
         assert close(lasting(await ask(client)), self.alone)
-        assert (await read_metrics(client))['hguard_shadow_failures_total{reason="error"}'] == 1
+        assert (await read_metrics(client))['hguard_shadow_failures_total{reason="scorer_error"}'] == 1
 
     async def test_hazard_its_nan_looks_like_an_agreement(self, client, monkeypatch):
         row = self.parts.engine._row

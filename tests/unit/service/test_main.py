@@ -11,6 +11,7 @@ from service.settings import Settings
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("service.__main__.configure_logs", lambda *_: None)  # it is for a process of one's own
 
 
 def fails_with(capsys, *words):

@@ -1,0 +1,90 @@
+"""Judging: the guard where it can fail. What raises or is late becomes `failed`, with a reason, and never a risk.
+
+The whole judgement is made on a thread, so that a long response or a slow scorer holds up nobody else's tokens and
+health checks, and is given up at its deadline.
+"""
+
+import asyncio
+import logging
+
+from service.engines.base import RowEvidence
+from service.guard import FailureReason, Judgement, TokenScore, judge, running_risk, score_token, unscored
+from service.hold import HoldGate
+from service.plan import GuardPlan
+from service.response import ModelResponse, ResponseToken
+from service.served import ServedModel
+from service.transcript import Transcript
+
+logger = logging.getLogger("hguard")
+
+
+class Scorer:
+    """Judges one response, token by token and as a whole, as its request asked for. Does not raise."""
+
+    def __init__(self, served: ServedModel, guard: GuardPlan) -> None:
+        self.served, self.guard = served, guard
+        self.failure: FailureReason | None = None
+        """Set once something raised; the response can then no longer be scored."""
+
+    def token(self, token: ResponseToken, row: RowEvidence | None) -> TokenScore:
+        """Score one token."""
+        try:
+            return score_token(self.served.probe, token, row)
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._note(error)
+            return TokenScore()
+
+    def running(self, response: ModelResponse) -> float | None:
+        """The risk of a response that goes on; None also where it cannot be had."""
+        guard = self.guard
+        try:
+            return running_risk(response, self.served.probe, question=guard.question, locator=guard.locator)
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._note(error)
+            return None
+
+    def offer(self, gate: HoldGate, transcript: Transcript) -> None:
+        """Let a gate look at a response that goes on; it releases nothing more once something raised."""
+        if self.failure is None:
+            try:
+                gate.offer(transcript)
+            except Exception as error:  # noqa: BLE001 - logged there
+                self._note(error)
+
+    async def judge(self, response: ModelResponse) -> Judgement:
+        """Judge the whole response."""
+        guard, seconds = self.guard, self.served.score_timeout_seconds
+        if not guard.is_scored:
+            return unscored(response)
+        if self.failure is not None:
+            return failed(response, self.failure)
+        work = asyncio.to_thread(
+            judge,
+            response,
+            self.served.probe,
+            question=guard.question,
+            locator=guard.locator,
+            explains=guard.explains,
+        )
+        try:
+            async with asyncio.timeout(seconds) as deadline:
+                return await work
+        except TimeoutError as error:
+            if not deadline.expired():  # the scorer's own
+                self._note(error)
+                return failed(response, "scorer_error")
+            logger.error("a response was not judged within HGUARD_SCORE_TIMEOUT_S = %g", seconds)
+            return failed(response, "deadline")
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._note(error)
+            return failed(response, "scorer_error")
+
+    def _note(self, error: Exception) -> None:
+        if self.failure is None:  # once, not for each token
+            self.failure = "scorer_error"
+            logger.error("a response cannot be scored", exc_info=error)
+
+
+def failed(response: ModelResponse, reason: FailureReason) -> Judgement:
+    """The judgement of a response that could not be judged."""
+    return Judgement("failed", token_scores=(TokenScore(),) * len(response.tokens), failure=reason)
