@@ -50,7 +50,7 @@ def find_finished(
     Raises:
         FileExistsError: Another one stands in its place.
     """
-    folder, manifest = _folder(config, name, version), config.out / MANIFEST
+    folder, manifest = artifact_folder(config, name, version), config.out / MANIFEST
     if not folder.exists():
         return None
     written = json.loads(manifest.read_text()) if manifest.exists() else {}
@@ -71,7 +71,7 @@ def build_artifact(
     domains: DomainAnswers | None = None,
 ) -> Path:
     """Stages 9 to 11. Combine and calibrate the risk, evaluate on the test rows, write the artifact."""
-    folder = _folder(run.config, name, version)
+    folder = artifact_folder(run.config, name, version)
     everything = np.ones(len(table.rows), dtype=bool)
     locator = locator_of(run.config)
     logits = score(table, fitted.served_group(locator), everything, fitted.fit, fitted.view)
@@ -118,7 +118,8 @@ def build_artifact(
     return folder
 
 
-def _folder(config: RunConfig, name: str, version: str) -> Path:
+def artifact_folder(config: RunConfig, name: str, version: str) -> Path:
+    """Where a run writes its artifact."""
     return config.out / "artifact" / name / version
 
 

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     options = vars(parse_run(rest))
-    del options["name"], options["version"]
+    del options["name"], options["version"], options["publish"]
     config = RunConfig(**{**options, "questions": tuple(options["questions"]), "domains": tuple(options["domains"])})
     try:
         train_locator(config, args)

@@ -11,10 +11,11 @@ import logging
 import sys
 from pathlib import Path
 
-from offline.build import build_artifact, find_finished
+from offline.build import artifact_folder, build_artifact, find_finished
 from offline.domains import ask_domains
 from offline.fitting import fit_probe
 from offline.p_true import with_p_true
+from offline.publish import check_place, publish
 from offline.question_rows import QuestionError
 from offline.records import LabelledResponse, Question, Response, SpanRow
 from offline.refresh import judge, label, mark_spans, read_questions, sample_again, sample_greedy
@@ -62,14 +63,33 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and refresh; errors that a user can mend are one line and exit code 2."""
     args = vars(parse_arguments(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    name, version = args.pop("name"), args.pop("version")
+    name, version, probes_dir = args.pop("name"), args.pop("version"), args.pop("publish")
     config = RunConfig(**{**args, "questions": tuple(args["questions"]), "domains": tuple(args["domains"])})
+    name = name or name_probe(config.model)
     try:
-        folder = refresh(config, name=name or name_probe(config.model), version=version)
+        if probes_dir:
+            check_place(probes_dir, name, version, artifact_folder(config, name, version))
+        folder = refresh(config, name=name, version=version)
+        log.info("artifact: %s", folder)
+        return publish_if_better(folder, config.out, probes_dir) if probes_dir else 0
     except (QuestionError, StageMismatchError, ModelReferenceError, ValueError, FileExistsError) as error:
         log.error("error: %s", error)
         return 2
-    log.info("artifact: %s", folder)
+
+
+def publish_if_better(folder: Path, out: Path, probes_dir: Path) -> int:
+    """Publish, say what came of it, and give the exit code: 1 where the probe is not better.
+
+    Raises:
+        ValueError: It cannot be judged.
+    """
+    published = publish(folder, out, probes_dir)
+    if published.verdict is not None:
+        log.info("gate: %s", published.verdict)
+    if published.folder is None:
+        log.error("not published: %s stays as it is", probes_dir)
+        return 1
+    log.info("published: %s; POST /probes/%s/activate serves it", published.folder, folder.parent.name)
     return 0
 
 
@@ -79,7 +99,7 @@ def name_probe(model: str) -> str:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; each option sets the field of `RunConfig` with its name."""
+    """The command line; but for the last three each option sets the field of `RunConfig` with its name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", default=DEFAULT_MODEL, help="packaged name, folder, .gguf file or Hugging Face id (%(default)s)")
@@ -123,6 +143,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--max-per-mille", type=float, default=1.0, help="most H-neurons per thousand neurons (%(default)s)")
     add("--name", help="of the probe; the model's name if left out")
     add("--version", default="1.0.0", help="of the probe (%(default)s)")
+    add(
+        "--publish",
+        type=Path,
+        metavar="DIR",
+        help="put it into this folder of probes if it beats the one there; exit code 1 where it does not",
+    )
     return parser.parse_args(argv)
 
 

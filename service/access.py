@@ -34,7 +34,6 @@ ROUTES: dict[str, Need] = {
     "POST /v1/checks": "infer",
     "POST /beta/litellm_basic_guardrail_api": "infer",
     "POST /feedback": "infer",
-    "POST /probes/activate": "admin",
     "POST /probes/reload": "admin",
     "POST /probes/{name}/activate": "admin",
     "POST /probes/{name}/rollback": "admin",

@@ -49,7 +49,8 @@ async def generate(
         EngineError: The engine failed.
     """
     guard, probe = plan.guard, served.probe
-    transcript = Transcript(served.engine.tokenizer, plan.stop, probe.position if guard.is_scored else None)
+    rule = probe.position if guard.is_scored else None
+    transcript = Transcript(served.engine.tokenizer, plan.stop, rule, needs=rule and served.heads.bank.position)
     note_transcript(transcript)
     timing, latest = RequestTiming(), time.perf_counter()
     gate = HoldGate(served, guard, plan.hold_tokens) if plan.hold_tokens and guard.is_scored else None
@@ -94,7 +95,7 @@ async def generate(
         raise EngineError(f"the engine ended {plan.request_id} without a finish reason")
     response = transcript.response()
     began = time.perf_counter()
-    judgement = await scorer.judge(response)
+    judgement = await scorer.judge(served.own_rows(response))
     shown.release_rest()
     seconds = time.perf_counter() - began
     if guard.is_scored:

@@ -30,7 +30,9 @@ def departure_of(error: BaseException | None) -> float:
     return error.departure if isinstance(error, GoldenTraceError) else math.inf
 
 
-async def check_golden(engine: Engine, artifact: ProbeArtifact, heads: Heads, timeout_seconds: float) -> float:
+async def check_golden(
+    engine: Engine, artifact: ProbeArtifact, heads: Heads, timeout_seconds: float, *, first_head: int = 0
+) -> float:
     """Score the golden sequences.
 
     Args:
@@ -38,6 +40,7 @@ async def check_golden(engine: Engine, artifact: ProbeArtifact, heads: Heads, ti
         artifact: The probe with its trace.
         heads: The probe's, in the engine.
         timeout_seconds: How long it may take.
+        first_head: Where the probe's own heads begin among them.
 
     Returns:
         The largest error, in standard deviations of the trace.
@@ -61,7 +64,7 @@ async def check_golden(engine: Engine, artifact: ProbeArtifact, heads: Heads, ti
             f"not scored within {timeout_seconds:g} s: the engine hangs, or gets to nothing but requests; "
             "HGUARD_CANARY_TIMEOUT_S gives it more time"
         ) from None
-    error = max(golden_error(artifact, _scores(copy, artifact)) for copy in zip(*audits, strict=True))
+    error = max(golden_error(artifact, _scores(copy, artifact, first_head)) for copy in zip(*audits, strict=True))
     limit = GOLDEN_TOLERANCE.get(engine.dtype, GOLDEN_TOLERANCE["float32"])
     if not error <= limit:
         raise GoldenTraceError(
@@ -72,8 +75,8 @@ async def check_golden(engine: Engine, artifact: ProbeArtifact, heads: Heads, ti
     return error
 
 
-def _scores(copy: Sequence[ScoredSequence], artifact: ProbeArtifact) -> list[NDArray[np.float64]]:
+def _scores(copy: Sequence[ScoredSequence], artifact: ProbeArtifact, first: int) -> list[NDArray[np.float64]]:
     """Of the tokens of each sequence [T, N], from one copy of the model."""
     rows = [align_rows(scored.rows, len(scored.tokens), artifact.probe.position) for scored in copy]
-    n_heads = len(artifact.probe.heads)
-    return [np.asarray([row.scores[:n_heads] for row in sequence], dtype=np.float64) for sequence in rows]
+    last = first + len(artifact.probe.heads)
+    return [np.asarray([row.scores[first:last] for row in sequence], dtype=np.float64) for sequence in rows]

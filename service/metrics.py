@@ -62,7 +62,15 @@ class Metrics:
         self.golden_ok = gauge("golden_trace_ok", "1: the engine reproduces the artifact's scores.")
         self.golden_error = gauge("golden_trace_max_error", "Largest error of the last golden trace.")
         self.golden_time = gauge("golden_trace_last_ok_timestamp_seconds", "When the golden trace last passed.")
-        self.probe_info = gauge("probe_info", "1, with the served probe.", "name", "version", "sha256")
+        self.golden_failures = counter(
+            "golden_trace_failures_total", "Golden traces that failed while serving.", "role"
+        )
+        self.shadow_disagreements = counter(
+            "shadow_disagreements_total",
+            "Responses on which active and shadow decide differently, each by its threshold.",
+        )
+        self.shadow_failures = counter("shadow_failures_total", "Responses that the shadow could not score.", "reason")
+        self.probe_info = gauge("probe_info", "1, with the probe in each role.", "role", "name", "version", "sha256")
         self.build_info = gauge("build_info", "1, with what runs.", "version", "engine", "model", "dtype")
         self.probe_loads = counter("probe_loads_total", "Probes loaded or refused.", "result")
         self.key_loads = counter("api_key_loads_total", "Changed files of API keys, read or refused.", "result")
@@ -74,16 +82,22 @@ class Metrics:
             "operation",
         )
 
-    def record_judgement(self, judgement: Judgement, probe: str) -> None:
+    def record_judgement(self, judgement: Judgement, probe: str, role: str = ACTIVE) -> None:
         """Count a judged response and its risks."""
         if judgement.status == "failed":
             self.scoring_failures.labels(judgement.failure).inc()
         if judgement.risk is None:
             return
         self.scored.inc()
-        self.response_risk.labels(probe, ACTIVE).observe(judgement.risk)
+        self.observe_risks(judgement, probe, role)
+
+    def observe_risks(self, judgement: Judgement, probe: str, role: str) -> None:
+        """Take in the risks of a judged response and its answer tokens, as one probe sees them."""
+        if judgement.risk is None:
+            return
+        self.response_risk.labels(probe, role).observe(judgement.risk)
         answer = {at for part in judgement.spans for at in range(part.span.start, part.span.end)}
-        observed = self.token_risk.labels(probe, ACTIVE)
+        observed = self.token_risk.labels(probe, role)
         for score in (judgement.token_scores[at] for at in answer):
             if score.risk is not None:
                 observed.observe(score.risk)

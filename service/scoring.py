@@ -23,6 +23,7 @@ from service.response import read_scored
 from service.schemas.generate import Timing, Usage
 from service.schemas.score import ScoreRequest, ScoreResponse
 from service.served import ServedModel, probe_label
+from service.shadow import judge_shadow
 
 logger = logging.getLogger("hguard")
 
@@ -106,11 +107,15 @@ async def run_score(
     guard, probe, began = plan.guard, served.probe, time.perf_counter()
     scored = await _pass(served, plan)
     metrics.steps += 1
-    response = read_scored(served.engine.tokenizer, scored or _unread(plan), plan.text, probe.position)
-    judgement = await Scorer(served, guard).judge(response) if scored else failed(response, "engine_error")
+    rule = served.heads.bank.position
+    response = read_scored(served.engine.tokenizer, scored or _unread(plan), plan.text, rule)
+    own = served.own_rows(response)
+    judgement = await Scorer(served, guard).judge(own) if scored else failed(response, "engine_error")
     seconds = time.perf_counter() - began
     metrics.scoring.labels("teacher_forced").observe(seconds)
-    metrics.record_judgement(judgement, probe_label(probe))
+    metrics.record_judgement(judgement, probe_label(probe), served.role)
+    if scored:
+        await judge_shadow(served, guard, response, judgement, metrics)
     require_score(judgement, guard.on_error, metrics)
     action = decide(guard.policy, judgement.risk, guard.threshold)
     metrics.record_action(action, guard.policy)

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
         "default", min_length=1, description="name, name@version or folder; default: the shipped one of this model"
     )
     probes_dir: Path | None = Field(
-        None, description="folder with probes of your own, looked in before the shipped ones"
+        None, description="folder with probes of your own, looked in before the shipped ones; keeps which ones serve"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on CUDA, float32 on a CPU"
@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         262144, ge=1, description="tokens of all waiting prompts and longest responses at most; more get 429"
     )
     vllm_slots: int = Field(
-        64, ge=1, le=4096, description="vllm engine: neurons that can be read in each layer, of two probes together"
+        64, ge=1, le=4096, description="vllm engine: neurons that can be read in each layer, of all loaded probes"
     )
     vllm_args: dict[str, Any] = Field(
         default_factory=dict,

@@ -14,18 +14,27 @@ from service.response import ModelResponse, ResponseToken
 class Transcript:
     """Grows by `add`; is whole once `finish_reason` is set."""
 
-    def __init__(self, tokenizer: Decoder, stop: Sequence[str], rule: PositionRule | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Decoder,
+        stop: Sequence[str],
+        rule: PositionRule | None,
+        *,
+        needs: PositionRule | None = None,
+    ) -> None:
         """Begin an empty response.
 
         Args:
             tokenizer: Of the model.
             stop: Strings that end the response; the text is cut before the first of them.
             rule: The probe's position rule; None where the response is not scored and no row is waited for.
+            needs: The rule that says which rows a whole response has, where a shadow needs one more; None: `rule`.
         """
         self.finish_reason: FinishReason | None = None
         self._stream = TextStream(tokenizer)
         self._stop = tuple(stop)
         self._rule: PositionRule | None = rule
+        self._needs: PositionRule | None = needs or rule
         self._tokens: list[TokenEvidence] = []
         self._rows: list[RowEvidence | None] = []
         self._text = ""
@@ -103,7 +112,7 @@ class Transcript:
         return ModelResponse(text, tokens, tuple(self._rows[: self._rows_needed(n)]))
 
     def _rows_needed(self, n_tokens: int) -> int:
-        return rows_needed(self._rule, n_tokens) if self._rule else 0
+        return rows_needed(self._needs, n_tokens) if self._needs else 0
 
     def _append(self, piece: str) -> None:
         """Take in text that is final; cut it where a stop string begins, even one that began in an earlier token."""

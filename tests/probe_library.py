@@ -30,7 +30,31 @@ def write_library(folder: Path, *artifacts: ProbeArtifact) -> Path:
     return folder
 
 
-async def activate(client: httpx.AsyncClient, probe: Any, headers: dict[str, str] | None = None) -> httpx.Response:
+async def activate(
+    client: httpx.AsyncClient, probe: Any, headers: dict[str, str] | None = None, **body: Any
+) -> httpx.Response:
     """`probe` is anything with a name and a version."""
-    body = {"name": probe.name, "version": probe.version}
-    return await client.post("/probes/activate", json=body, headers=HEADERS if headers is None else headers)
+    body = {"version": probe.version, **body}
+    path = f"/probes/{probe.name}/activate"
+    return await client.post(path, json=body, headers=HEADERS if headers is None else headers)
+
+
+async def rollback(client: httpx.AsyncClient, name: str, **body: Any) -> httpx.Response:
+    return await client.post(f"/probes/{name}/rollback", json=body, headers=HEADERS)
+
+
+async def list_probes(client: httpx.AsyncClient) -> dict[str, dict[str, Any]]:
+    """Version -> entry of `GET /probes`, without the shipped probe."""
+    entries = (await client.get("/probes")).json()["probes"]
+    return {entry["version"]: entry for entry in entries if entry["name"] in ("fake", "tiny")}
+
+
+async def list_states(client: httpx.AsyncClient) -> dict[str, str]:
+    """Version -> state."""
+    return {version: entry["state"] for version, entry in (await list_probes(client)).items()}
+
+
+async def read_metrics(client: httpx.AsyncClient) -> dict[str, float]:
+    """Every sample of `GET /metrics` by its name and labels."""
+    lines = (await client.get("/metrics")).text.splitlines()
+    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if not line.startswith("#")}

@@ -60,7 +60,7 @@ class VllmEngine:
             dtype: See `probes.models.load_model`.
             device: `cpu`, `cuda` or `auto`.
             max_rows: Sequences that run together; more wait.
-            slots: Neurons that can be read in each layer, of both loaded probes together; where a layer has routed and
+            slots: Neurons that can be read in each layer, of all loaded probes together; where a layer has routed and
                 shared experts, of either.
             arguments: More of vLLM's engine arguments, by their names there.
 

@@ -23,6 +23,7 @@ from service.metrics import Metrics
 from service.middleware import CLIENT_LEFT, note_action
 from service.policy import OnError
 from service.prompt_memory import PromptMemory
+from service.request_id import request_id_of
 from service.routes.dependencies import CurrentLifecycle, CurrentMetrics
 from service.routes.responses import ERRORS
 from service.schemas.chat_text import read_conversation
@@ -107,7 +108,7 @@ async def _judge(
     if not conversation:
         return answer_without_score("prompt_not_remembered" if conversation is None else "prompt_unsupported")
     try:
-        with lifecycle.serving(caller.limits) as served:
+        with lifecycle.serving(caller.limits, body.litellm_call_id or request_id_of(request.scope)) as served:
 
             def open_call() -> Call:
                 return Call(request, served, metrics, admission.open(caller), request.app.state.feedback)

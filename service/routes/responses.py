@@ -23,9 +23,9 @@ ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": text}
     for status, text in {
         401: "another key",
-        403: "no key is set",
+        403: "the key has not the scope admin, or no key has",
         404: "no such probe",
-        409: "the probe is refused; what was served before still is",
+        409: "the probe is refused, or has that role already; what was served before still is",
         422: "a field is wrong",
         503: "no model is loaded",
     }.items()

@@ -1,8 +1,7 @@
 """What the status routes answer."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from probes.parts import Part
 from service.schemas.strict import Sent
 
 
@@ -33,50 +32,6 @@ class Version(Sent):
     python: str
     torch: str
     transformers: str
-
-
-class BudgetEntry(Sent):
-    """A threshold for a budget of false positives; requests name it `fpr:` and the share."""
-
-    fpr: float
-    threshold: float
-    low: float
-    """95% interval of the threshold that would spend exactly the budget."""
-    high: float
-
-
-class ProbeEntry(Sent):
-    """One probe."""
-
-    name: str
-    version: str
-    sha256: str
-    state: Literal["active", "available"]
-    """`active` is served; `available` lies in the folders of probes."""
-    position: str
-    locator: str
-    threshold: float
-    budgets: list[BudgetEntry]
-    risk_parts: dict[Part, float]
-    """Weights of the parts that the risk is made of."""
-    selected_neurons: int
-    h_neurons: int
-    per_mille: float
-    model: dict[str, Any]
-    """Fingerprint of the model that it was trained on."""
-    auroc: float | None
-    auroc_interval: list[float] | None
-    """[low, high] of its bootstrap."""
-    calibration_error: float | None
-    calibration_error_interval: list[float] | None
-    card: dict[str, Any]
-    """How it was trained and all that evaluation found."""
-
-
-class ProbeList(Sent):
-    """All probes."""
-
-    probes: list[ProbeEntry]
 
 
 class Index(Sent):

@@ -1,4 +1,4 @@
-"""POST /probes/activate while requests run: no response mixes two probes."""
+"""POST /probes/{name}/activate while requests run: no response mixes two probes."""
 
 import asyncio
 from dataclasses import replace

@@ -39,7 +39,7 @@ CONTRACT = {
     "risk_ece": ("gauge", set()),
     "feedback_total": ("counter", {"label"}),
     "shadow_disagreements_total": ("counter", set()),
-    "probe_info": ("gauge", {"name", "version", "sha256"}),
+    "probe_info": ("gauge", {"role", "name", "version", "sha256"}),
     "build_info": ("gauge", {"version", "engine", "model", "dtype"}),
     "probe_loads_total": ("counter", {"result"}),
     "probe_last_load_timestamp_seconds": ("gauge", set()),

@@ -1,6 +1,7 @@
 """A tiny Llama of random weights over bytes, with a probe whose golden trace comes from one plain forward pass."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,13 +48,18 @@ def make_tiny_parts(folder: Path, position: PositionRule) -> Parts:
     from service.engines.transformers_engine import TransformersEngine
 
     engine = TransformersEngine(folder, model_name="tiny", dtype="float32", device="cpu", max_rows=8)
+    return Parts(engine, make_tiny_artifact(engine, position))
+
+
+def make_tiny_artifact(engine: Any, position: PositionRule, *, version: str = "1", first: int = 3) -> ProbeArtifact:
+    """A probe on every eleventh neuron from `first` on."""
     model, tokenizer = engine.model, engine.tokenizer
-    neurons = NeuronSet.from_flat(WIDTHS, np.arange(3, sum(WIDTHS), 11))
-    weights = np.random.default_rng(0).normal(size=len(neurons)).astype(np.float32) * 4
+    neurons = NeuronSet.from_flat(WIDTHS, np.arange(first, sum(WIDTHS), 11))
+    weights = np.random.default_rng(first - 3).normal(size=len(neurons)).astype(np.float32) * 4
     tap = HeadTap(model, neurons)
     probe = Probe(
         name="tiny",
-        version="1",
+        version=version,
         neurons=neurons,
         weights=weights,
         norms=tap.norms.detach().numpy().astype(np.float32),
@@ -77,7 +83,7 @@ def make_tiny_parts(folder: Path, position: PositionRule) -> Parts:
         locator="response",
     )
     golden = _golden(model, tap, probe)
-    return Parts(engine, ProbeArtifact(probe, fingerprint_model(model, tokenizer), golden, sha256="1" * 64))
+    return ProbeArtifact(probe, fingerprint_model(model, tokenizer), golden, sha256="1" * 64)
 
 
 @torch.inference_mode()

@@ -66,7 +66,7 @@ async def no_other_vllm(request: pytest.FixtureRequest) -> None:
 async def engine(shelf: Shelf) -> VllmEngine:
     """The default model's, for the service."""
     engine = await shelf.get(default_folder(), arguments={"block_size": 32})
-    engine._banks.current = None  # the shelf's own heads are for nobody here, and would keep one of the two banks
+    engine._banks.current = None  # the shelf's own heads are for nobody here, and would keep one of the banks
     return engine
 
 

@@ -13,9 +13,10 @@ from service.app import create_app
 from service.lifecycle import Parts
 from service.settings import Settings
 from tests.contract.switching import check_switches
-from tests.probe_library import turned
+from tests.probe_library import activate, read_metrics, rollback, turned
 from tests.serving import serve_in_process, wait_until
-from tests.vllm.served import Started, body, is_near, post
+from tests.vllm.runs import QUESTIONS
+from tests.vllm.served import RISK_TOLERANCE, Started, body, is_near, post
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
@@ -77,3 +78,30 @@ async def test_hazard_requests_are_answered_before_the_golden_trace(engine, arti
 
 async def test_hazard_a_response_mixes_two_probes(client, artifact):
     await check_switches(client, artifact, turned(artifact, "turned"), is_near)
+
+
+async def test_shadow_and_canary_stand_beside_the_active_probe(client, artifact):
+    """All banks are in use: the shadow's risks are those of serving it, and a switch does not wait for ever."""
+    other = turned(artifact, "turned").probe
+    name, prompts = other.name, QUESTIONS[:3]
+
+    async def ask_all(**more):
+        return [(await post(client, "/generate", body(prompt, **more)))["choices"][0]["guard"] for prompt in prompts]
+
+    assert (await activate(client, artifact.probe)).status_code == 200
+    alone = await ask_all()
+    assert (await activate(client, other, mode="shadow")).status_code == 200
+    before = await read_metrics(client)
+    assert is_near(await ask_all(), alone)
+    after = await read_metrics(client)
+    assert (await activate(client, other, mode="canary", percent=50)).status_code == 200
+    served = await ask_all(guard={"probe": f"{name}@turned"})
+    assert {guard["probe"]["version"] for guard in served} == {"turned"}
+    series = f'hguard_response_risk_sum{{probe="{name}@turned",role="shadow"}}'
+    seen = after[series] - before.get(series, 0.0)
+    assert seen == pytest.approx(sum(guard["risk"] for guard in served), abs=len(prompts) * RISK_TOLERANCE)
+    async with asyncio.timeout(60):
+        assert (await activate(client, artifact.probe)).status_code == 200
+    assert is_near(await ask_all(guard={"probe": f"{name}@{artifact.probe.version}"}), alone)
+    for mode in ("shadow", "canary"):
+        assert (await rollback(client, name, mode=mode)).status_code == 200

@@ -10,10 +10,11 @@ from typing import Any
 from probes.checkpoint import StoredBlock
 
 KEY = "hguard"
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised whenever the compiled operations or the evidence columns change."""
-BANKS = 2
-"""Probes that can be loaded at once: the one being served, and the one that running requests began with."""
+BANKS = 3
+"""Head banks that can be loaded at once: the active probe's (with its shadow's), a canary's, and one that is being
+proved or that running requests began with."""
 FIRST_SCORE = 2
 """Evidence columns of a row: log-probability of the chosen token, entropy, then one score a head, then CETT a slot."""
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -60,3 +61,15 @@ def without_baselines(monkeypatch):
     monkeypatch.setattr(build_module, "random_neuron_scores", lambda *args: [np.zeros(len(args[1]))])
     monkeypatch.setattr(metrics, "RESAMPLES", 3)
     monkeypatch.setattr(metrics.bootstrap, "__kwdefaults__", {"seed": 0, "resamples": 3})
+
+
+@pytest.fixture(scope="session")
+def made(built):
+    """(artifact's folder, run's folder) of the built run, with the stages that a whole run keeps."""
+    run, table, _, folder = built
+    out = run.out
+    (out / "labels.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in table.rows))
+    spans = [{"question_id": passage.key} for passage in table.passages]
+    (out / "spans.jsonl").write_text("".join(json.dumps(span) + "\n" for span in spans))
+    (out / "spans.settings.json").write_text(json.dumps({"spans": "lexical"}))
+    return folder, out

@@ -27,6 +27,7 @@ def test_every_option_is_a_field_of_the_configuration(tmp_path):
     args = vars(train_probe.parse_arguments(["--questions", "builtin:world", "--out", str(tmp_path)]))
     args.pop("name")
     args.pop("version")
+    assert args.pop("publish") is None
     config = RunConfig(**args)
     defaults = RunConfig(model=config.model, questions=("x",), out=tmp_path)
     assert replace(config, questions=("x",)) == defaults  # the command line's defaults are the documented ones

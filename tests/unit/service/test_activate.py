@@ -43,7 +43,7 @@ async def test_another_key_is_refused_before_the_body_is_looked_at(serve, new, t
     headers = {} if header is None else {"authorization": header.encode("latin-1")}
     answer = await activate(client, new, headers)
     assert code_of(answer, 401) == "invalid_api_key"
-    assert code_of(await client.post("/probes/activate", json={"x": 1}, headers=headers), 401) == "invalid_api_key"
+    assert code_of(await client.post("/probes/fake/activate", json={"x": 1}, headers=headers), 401) == "invalid_api_key"
     assert SETTINGS["admin_key_sha256"] not in answer.text
     assert await served(client) == "0"
 
@@ -56,32 +56,44 @@ async def test_the_key_opens_whatever_its_letters(serve, new, tmp_path):
     assert answer.json()["probe"]["version"] == "1"
     assert await served(client) == "1"
     metrics = (await client.get("/metrics")).text
-    assert 'hguard_probe_info{name="fake",sha256="0' not in metrics
-    assert 'version="1"} 1.0' in metrics
+    info = [line for line in metrics.splitlines() if line.startswith("hguard_probe_info{")]
+    assert len(info) == 1
+    assert 'role="active"' in info[0]
+    assert 'version="1"} 1.0' in info[0]
     assert 'hguard_probe_loads_total{result="ok"} 2.0' in metrics
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        {},
         {"name": "fake"},
-        {"name": "", "version": "1"},
-        {"name": "../fake", "version": "1"},
-        {"name": "fake", "version": "."},
-        {"name": "fake", "version": 1},
-        {"name": "fake", "version": "1", "more": 1},
+        {"version": ""},
+        {"version": "../1"},
+        {"version": "."},
+        {"version": 1},
+        {"version": "1", "more": 1},
+        {"mode": "served"},
+        {"mode": "canary"},
+        {"mode": "canary", "percent": 0},
+        {"mode": "canary", "percent": 101},
+        {"mode": "canary", "percent": "5"},
+        {"percent": 5},
+        {"mode": "shadow", "percent": 5},
     ],
 )
 async def test_bodies(serve, new, tmp_path, body):
     client = await serve(probes_dir=tmp_path, **SETTINGS)
-    assert code_of(await client.post("/probes/activate", json=body, headers=HEADERS), 422) == "validation_error"
+    answer = await client.post("/probes/fake/activate", json=body, headers=HEADERS)
+    assert code_of(answer, 422) == "validation_error"
+    assert await served(client) == "0"
 
 
 async def test_unknown_and_damaged_probes_are_told_apart(serve, new, tmp_path):
     client = await serve(probes_dir=tmp_path, **SETTINGS)
-    body = {"name": "fake", "version": "7"}
-    assert code_of(await client.post("/probes/activate", json=body, headers=HEADERS), 404) == "probe_not_found"
+    for name, version in (("fake", "7"), ("other", "1")):
+        answer = await client.post(f"/probes/{name}/activate", json={"version": version}, headers=HEADERS)
+        assert code_of(answer, 404) == "probe_not_found"
+    assert code_of(await client.post("/probes/.fake/activate", headers=HEADERS), 422) == "validation_error"
     (tmp_path / "fake" / "1" / "probe.safetensors").write_bytes(b"cut")
     assert code_of(await activate(client, new), 409) == "probe_refused"
     assert 'hguard_probe_loads_total{result="refused"} 1.0' in (await client.get("/metrics")).text

@@ -101,6 +101,9 @@ async def test_probes_lists_the_served_one_first(serve, tmp_path):
     client = await serve(probes_dir=tmp_path)
     entries = (await client.get("/probes")).json()["probes"]
     assert [(entry["name"], entry["state"]) for entry in entries[:2]] == [("fake", "active"), ("other", "available")]
+    refused = {entry["name"]: entry["reason"] for entry in entries[2:] if entry["state"] == "refused"}
+    assert "probe.safetensors" in refused["damaged"]
+    assert "architecture" in refused["smollm2-135m-instruct"]  # the shipped probe is of another model
     assert (entries[1]["auroc"], entries[1]["auroc_interval"]) == (0.8, [0.7, 0.9])
     assert (entries[1]["calibration_error"], entries[1]["calibration_error_interval"]) == (None, None)
     assert entries[0]["h_neurons"] == 2

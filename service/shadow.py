@@ -1,0 +1,44 @@
+"""Shadow: a probe that is scored on the passes of the served one, counted, and never served.
+
+Nothing that goes wrong here touches the answer: it is counted and logged, and what is late is given up like any scorer.
+"""
+
+import time
+from dataclasses import replace
+
+from service.guard import Judgement
+from service.judging import Scorer
+from service.metrics import Metrics
+from service.plan import GuardPlan
+from service.policy import is_over
+from service.response import ModelResponse
+from service.served import ServedModel, probe_label
+
+
+async def judge_shadow(
+    served: ServedModel, plan: GuardPlan, response: ModelResponse, judgement: Judgement, metrics: Metrics
+) -> None:
+    """Judge a served response with the shadow, too, and count its risk and whether the two decide differently.
+
+    Args:
+        served: The probe that answered, and the shadow, if there is one.
+        plan: Of the request; a response that is not scored has no shadow either.
+        response: With the rows of all heads.
+        judgement: Of the probe that answered.
+        metrics: Where to count.
+    """
+    shadow, began = served.shadow, time.perf_counter()
+    if shadow is None or not plan.is_scored:
+        return
+    probe = shadow.probe
+    scorer = Scorer(replace(served, artifact=shadow), replace(plan, explains=False))
+    found = await scorer.judge(served.shadow_rows(response, probe))
+    metrics.scoring.labels("shadow").observe(time.perf_counter() - began)
+    if found.status == "failed":
+        metrics.shadow_failures.labels(found.failure).inc()
+        return
+    metrics.observe_risks(found, probe_label(probe), "shadow")
+    # Each at its own threshold: that of the request is for the probe that answers.
+    is_flagged = is_over(judgement.risk, served.probe.threshold)
+    if judgement.status != "failed" and is_over(found.risk, probe.threshold) != is_flagged:
+        metrics.shadow_disagreements.inc()
