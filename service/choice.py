@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from service.engines.base import EngineError, RequestTiming, RequestTooLongError
 from service.errors import ApiError
 from service.generation import Generation, OnToken, generate
-from service.guard import Judgement
+from service.judgement import Judgement
 from service.metrics import Metrics
 from service.plan import GenerationPlan
 from service.policy import WITHHELD, Action, OnError, decide, is_over, prefers_second

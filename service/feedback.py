@@ -17,7 +17,7 @@ from service.drift import Drift, DriftCollector
 from service.errors import ApiError
 from service.feedback_store import TIMEOUT_SECONDS, FeedbackStore, FeedbackUrlError, Label, Stored, database_url
 from service.feedback_writer import FAILURES, FeedbackWriter
-from service.guard import Judgement
+from service.judgement import Judgement
 from service.loading import StartupError
 from service.metrics import Metrics
 from service.plan import GenerationPlan, GuardPlan

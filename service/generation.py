@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.engines.base import EngineError, EngineRequest, FinishReason, RequestTiming
-from service.guard import Judgement, TokenScore
 from service.hold import HoldGate
+from service.judgement import Judgement, TokenScore
 from service.judging import Scorer
 from service.metrics import Metrics
 from service.offload import LONG_RESPONSE, offload

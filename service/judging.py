@@ -8,8 +8,9 @@ import asyncio
 import logging
 
 from service.engines.base import RowEvidence
-from service.guard import FailureReason, Judgement, TokenScore, judge, running_risk, score_token, unscored
+from service.guard import judge, running_risk, score_token, unscored
 from service.hold import HoldGate
+from service.judgement import FailureReason, Judgement, TokenScore
 from service.plan import GuardPlan
 from service.response import ModelResponse, ResponseToken
 from service.served import ServedModel

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from service.guard import Judgement
+    from service.judgement import Judgement
     from service.plan import GuardPlan
     from service.response import ModelResponse
     from service.schemas.generate import GenerateRequest

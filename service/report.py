@@ -1,7 +1,8 @@
 """Report: a judgement in the words of the HTTP contract. Decides nothing; withholds what the action says."""
 
 from probes.artifact import ProbeArtifact
-from service.guard import Judgement, TokenScore, finite
+from service.guard import finite
+from service.judgement import Judgement, TokenScore
 from service.plan import GuardPlan
 from service.policy import WITHHELD, Action
 from service.response import ModelResponse, ResponseToken

@@ -14,7 +14,7 @@ from typing import Any
 
 from probes.fingerprint import ModelFingerprint
 from service.choice import Outcome
-from service.guard import Judgement
+from service.judgement import Judgement
 from service.plan import GenerationPlan, GuardPlan
 from service.policy import Action
 from service.report import report_spans

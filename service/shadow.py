@@ -6,7 +6,7 @@ Nothing that goes wrong here touches the answer: it is counted and logged, and w
 import time
 from dataclasses import replace
 
-from service.guard import Judgement
+from service.judgement import Judgement
 from service.judging import Scorer
 from service.metrics import Metrics
 from service.plan import GuardPlan

@@ -18,7 +18,7 @@ from service.call import Call
 from service.choice import Outcome, run_choices, within
 from service.errors import ApiError, internal_error
 from service.generation import OnToken
-from service.guard import TokenScore
+from service.judgement import TokenScore
 from service.plan import GenerationPlan
 from service.record import CLIENT_LEFT, note_error
 from service.report import report_token, report_tokens

@@ -40,7 +40,7 @@ def moved(before, after):
 
 
 async def settled(client, route, before):
-    """The counts once a request that this client did not wait for has ended."""
+    """The counts once a request has ended on the server, which may be after its last byte."""
     for _ in range(500):
         after = await counts(client)
         if any(name.startswith("requests_total") and f"route={route}" in name for name in moved(before, after)):
