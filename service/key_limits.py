@@ -32,10 +32,17 @@ def allow_max_tokens(limits: Limits, asked: int, *, is_named: bool) -> int:
 def allow_policy(limits: Limits, options: GuardOptions) -> GuardOptions:
     """Options with an allowed policy; a request that names none gets `annotate` where it is allowed, else the first.
 
+    Where policies are limited, what is judged is not the client's choice either: another locator or a scaled model has
+    other risks.
+
     Raises:
         ApiError: 403.
     """
     allowed = limits.policies
+    if allowed is not None and options.locator != "default":
+        raise _forbidden("policy_limit", "this API key may not choose a locator", "guard.locator")
+    if allowed is not None and options.alpha != 1 and options.policy != "suppress":
+        raise _forbidden("policy_limit", "this API key may not choose an alpha", "guard.alpha")
     if allowed is None or options.policy in allowed:
         return options
     if "policy" not in options.model_fields_set:

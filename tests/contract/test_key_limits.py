@@ -23,6 +23,13 @@ def limited(serve, tmp_path):
         ("max_tokens = 5", {"sampling": {"max_tokens": 6}}, "max_tokens_limit", "sampling.max_tokens"),
         ('policies = ["block", "stop"]', {"guard": {"policy": "off"}}, "policy_limit", "guard.policy"),
         ('policies = ["block"]', {"guard": {"policy": "annotate"}}, "policy_limit", "guard.policy"),
+        (
+            'policies = ["block"]',
+            {"guard": {"policy": "block", "locator": "response"}},
+            "policy_limit",
+            "guard.locator",
+        ),
+        ('policies = ["block"]', {"guard": {"policy": "block", "alpha": 0.0}}, "policy_limit", "guard.alpha"),
         ("max_threshold = 0.5", {"guard": {"threshold": 0.51}}, "threshold_limit", "guard.threshold"),
         ("max_threshold = 0.5", {"guard": {"threshold": "fpr:0.05"}}, "threshold_limit", "guard.threshold"),
         ('on_error = "fail_closed"', {"guard": {"on_error": "fail_open"}}, "on_error_limit", "guard.on_error"),
