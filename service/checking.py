@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from service.call import Call
 from service.choice import run_together
 from service.errors import ApiError, internal_error
-from service.key_limits import allow_policy
+from service.key_limits import allow_check
 from service.metrics import Metrics
 from service.policy import OnError
 from service.schemas.check import AnswerCheck
@@ -42,7 +42,8 @@ async def check_answer(call: Call, body: AnswerCheck) -> ScoreResponse:
     Raises:
         ApiError: As `/score` answers.
     """
-    return await score_within(call, body.model_copy(update={"guard": allow_policy(call.served.limits, body.guard)}))
+    allow_check(call.served.limits, body.guard)
+    return await score_within(call, body)
 
 
 async def check_texts(

@@ -17,7 +17,7 @@ from service.report import report_guard
 from service.schemas.generate import Choice, FinishLabel
 from service.schemas.report import SuppressionReport
 from service.served import ServedModel, probe_label
-from service.shadow import judge_shadow
+from service.shadow import start_shadow
 
 logger = logging.getLogger("hguard")
 
@@ -90,7 +90,7 @@ async def run_choice(
     else:
         action = "blocked" if kept.is_blocked else decide(guard.policy, kept.judgement.risk, guard.threshold)
     metrics.record_judgement(kept.judgement, probe_label(served.probe), served.role)
-    await judge_shadow(served, guard, kept.response, kept.judgement, metrics)
+    start_shadow(served, guard, kept.response, kept.judgement, metrics)
     require_score(kept.judgement, guard.on_error, metrics)
     metrics.record_action(action, guard.policy)
     report = report_guard(

@@ -54,6 +54,7 @@ async def generate(
     note_transcript(transcript)
     timing, latest = RequestTiming(), time.perf_counter()
     gate = HoldGate(served, guard, plan.hold_tokens) if plan.hold_tokens and guard.is_scored else None
+    settled = HoldGate(served, guard, plan.max_tokens + 1)  # open once no later token can change the risk
     scorer = Scorer(served, guard)
     shown = _Shown(transcript, scorer, gate, on_token, metrics)
     request = EngineRequest(
@@ -81,12 +82,13 @@ async def generate(
                     (metrics.inter_token if n_tokens else metrics.first_token).observe(now - latest)
                     n_tokens, latest = n_tokens + 1, now
                 for n_ready in shown.new_tokens():
-                    if guard.policy == "stop":
+                    if guard.policy == "stop" and not settled.is_open:
                         response, is_long = transcript.response(n_ready), n_ready > LONG_RESPONSE
                         if is_over(await offload(scorer.running, response, when=is_long), guard.threshold):
                             transcript.stop_after(n_ready)
                             break
-                shown.show()
+                        scorer.offer(settled, transcript)
+                await shown.show()
                 if transcript.finish_reason is not None:
                     break
     finally:
@@ -123,11 +125,11 @@ class _Shown:
             self._ready_at.append(time.perf_counter())
             yield len(self._ready_at)
 
-    def show(self) -> None:
+    async def show(self) -> None:
         """Show what may be shown; end the response where its gate blocks."""
         limit = len(self._ready_at)
         if self._gate is not None:
-            self._scorer.offer(self._gate, self._transcript)
+            await offload(self._scorer.offer, self._gate, self._transcript, when=limit > LONG_RESPONSE)
             if self._gate.is_blocked:
                 self._transcript.stop_after(limit)
             limit = self._gate.released

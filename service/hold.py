@@ -16,6 +16,9 @@ from service.response import ModelResponse, ResponseToken
 from service.served import ServedModel
 from service.transcript import Transcript
 
+LONGEST_SENTENCE = 256
+"""Tokens in which the end of a sentence is looked for."""
+
 
 class HoldGate:
     """Of one response that grows."""
@@ -34,10 +37,10 @@ class HoldGate:
         """Something that waits is over the threshold, under policy `block`."""
         self._is_unscored = False
         """Something could not be scored: the rest waits for the judgement of the whole response."""
-        self._is_open = False
+        self.is_open = False
         """The deciding claim may leave, so the rest may."""
-        self._judged = 0
-        """Tokens of the sentences whose claims were judged."""
+        self._sentence = 0
+        """First token of the sentence that goes on."""
         self._probe, self._plan, self._window = served.probe, plan, window
         self._locator = locator_name(served.probe, plan.locator)
 
@@ -46,30 +49,34 @@ class HoldGate:
         n = transcript.n_ready
         if self.is_blocked or self._is_unscored or n <= self.released:
             return
-        if not self._is_open:
+        if not self.is_open:
             self._look(transcript, n)
-        if self._is_open:
+        if self.is_open:
             self.released = n
 
     def _look(self, transcript: Transcript, n: int) -> None:
-        ended = self.released + _count_ended([transcript.token(at) for at in range(self.released, n)])
-        if ended > self.released:
-            response = transcript.response(n)
-            claims = self._claims(response, ended)
-            self._judge(response, claims, ended)
-            self._is_open = self._locator == "lexical" and bool(claims) and self.released == ended
-        if not self._is_open and n - self.released >= self._window:
+        # From where the sentence begins, also where a part of it was released: "J" and ". Smith" are no two sentences.
+        start = max(self._sentence, n - LONGEST_SENTENCE)
+        ended = start + _count_ended([transcript.token(at) for at in range(start, n)])
+        if ended > start:
+            self._judge_sentences(transcript.response(n), ended)
+        if not (self.is_open or self.is_blocked or self._is_unscored) and n - self.released >= self._window:
             start = 0 if self._locator == "response" else self.released
             self._judge(transcript.response(n), [AnswerSpan(start, n)], n)
 
-    def _claims(self, response: ModelResponse, end: int) -> list[AnswerSpan]:
-        """What the tokens before `end`, whole sentences, have to be judged by."""
+    def _judge_sentences(self, response: ModelResponse, ended: int) -> None:
+        """Judge what the tokens before `ended`, whole sentences, claim."""
         if self._locator == "response":
-            return [AnswerSpan(0, end)]
-        spans = locate(response, self._probe, self._plan.question, self._plan.locator)
-        claims = [span for span in spans if self._judged <= span.start < end]
-        self._judged = end
-        return claims if self._locator == "claims" else claims[:1]
+            claims = [AnswerSpan(0, ended)]
+        else:
+            spans = locate(response, self._probe, self._plan.question, self._plan.locator)
+            claims = [span for span in spans if self._sentence <= span.start < ended]
+            if claims and claims[-1].end > ended:  # the locator sees no end of a sentence there
+                return
+            claims = claims if self._locator == "claims" else claims[:1]
+        self._sentence = ended
+        self._judge(response, claims, max(ended, self.released))
+        self.is_open = self._locator == "lexical" and bool(claims) and not (self.is_blocked or self._is_unscored)
 
     def _judge(self, response: ModelResponse, spans: Sequence[AnswerSpan], n_tokens: int) -> None:
         """Release so many tokens if each of the spans may leave."""

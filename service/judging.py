@@ -1,16 +1,18 @@
 """Judging: the guard where it can fail. What raises or is late becomes `failed`, with a reason, and never a risk.
 
 The whole judgement is made on a thread, so that a long response or a slow scorer holds up nobody else's tokens and
-health checks, and is given up at its deadline.
+health checks, and is given up at its deadline. Where so many hang that no thread is left, all others are late, too.
 """
 
 import asyncio
 import logging
+from functools import partial
 
 from service.engines.base import RowEvidence
 from service.guard import judge, running_risk, score_token, unscored
 from service.hold import HoldGate
 from service.judgement import FailureReason, Judgement, TokenScore
+from service.offload import DaemonThreads
 from service.plan import GuardPlan
 from service.response import ModelResponse, ResponseToken
 from service.served import ServedModel
@@ -18,12 +20,15 @@ from service.transcript import Transcript
 
 logger = logging.getLogger("hguard")
 
+_JUDGES = DaemonThreads(4, "hguard-judge")
+
 
 class Scorer:
     """Judges one response, token by token and as a whole, as its request asked for. Does not raise."""
 
-    def __init__(self, served: ServedModel, guard: GuardPlan) -> None:
+    def __init__(self, served: ServedModel, guard: GuardPlan, threads: DaemonThreads = _JUDGES) -> None:
         self.served, self.guard = served, guard
+        self._threads = threads
         self.failure: FailureReason | None = None
         """Set once something raised; the response can then no longer be scored."""
 
@@ -59,17 +64,10 @@ class Scorer:
             return unscored(response)
         if self.failure is not None:
             return failed(response, self.failure)
-        work = asyncio.to_thread(
-            judge,
-            response,
-            self.served.probe,
-            question=guard.question,
-            locator=guard.locator,
-            explains=guard.explains,
-        )
+        work = partial(judge, question=guard.question, locator=guard.locator, explains=guard.explains)
         try:
             async with asyncio.timeout(seconds) as deadline:
-                return await work
+                return await self._threads.run(work, response, self.served.probe)
         except TimeoutError as error:
             if not deadline.expired():  # the scorer's own
                 self._note(error)

@@ -51,6 +51,16 @@ def allow_policy(limits: Limits, options: GuardOptions) -> GuardOptions:
     raise _forbidden("policy_limit", f"this API key may ask for the policies {', '.join(allowed)}", "guard.policy")
 
 
+def allow_check(limits: Limits, options: GuardOptions) -> None:
+    """A check of a given answer may always block; it may only look on where the key may.
+
+    Raises:
+        ApiError: 403.
+    """
+    if limits.policies is not None:
+        allow_policy(limits.model_copy(update={"policies": (*limits.policies, "block")}), options)
+
+
 def allow_threshold(limits: Limits, options: GuardOptions, threshold: float) -> float:
     """The threshold; the probe's own is lowered where it is over what the key may have.
 

@@ -155,6 +155,12 @@ def check_names(served: ServedModel, body: GenerateRequest | ScoreRequest) -> No
         )
 
 
+def text_length(body: GenerateRequest | ScoreRequest) -> int:
+    """Characters that will be tokenised."""
+    turns = [body.prompt or "", *(message.content for message in body.messages or ())]
+    return sum(map(len, turns)) + len(getattr(body, "response", None) or "")
+
+
 def encode_request(served: ServedModel, body: Prompted) -> tuple[int, ...]:
     """Prompt token ids.
 

@@ -148,4 +148,7 @@ def note_transcript(transcript: "Transcript") -> None:
 def note_answered(response_id: str, choices: Sequence[AnsweredChoice]) -> None:
     """The response is whole and is being sent."""
     if (record := _current.get()) is not None:
+        before = record.answered  # a check of several answers: each was a response of its own
+        if before is not None:
+            response_id, choices = before.response_id, [*before.choices, *choices]
         record.answered = Answered(response_id, choices)

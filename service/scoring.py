@@ -14,8 +14,8 @@ from service.errors import ApiError
 from service.feedback import Feedback
 from service.judging import Scorer, failed
 from service.metrics import Metrics
-from service.offload import LONG_BODY, offload
-from service.plan import GuardPlan, check_length, check_names, encode_request, encode_response, plan_guard
+from service.offload import LONG_TEXT, offload
+from service.plan import GuardPlan, check_length, check_names, encode_request, encode_response, plan_guard, text_length
 from service.policy import decide
 from service.record import AnsweredChoice, note_answered, note_asked
 from service.report import report_guard
@@ -23,7 +23,7 @@ from service.response import read_scored
 from service.schemas.generate import Timing, Usage
 from service.schemas.score import ScoreRequest, ScoreResponse
 from service.served import ServedModel, probe_label
-from service.shadow import judge_shadow
+from service.shadow import start_shadow
 
 logger = logging.getLogger("hguard")
 
@@ -63,7 +63,7 @@ async def score_within(call: Call, body: ScoreRequest) -> ScoreResponse:
     Raises:
         ApiError: As `plan_score`, `run_score`, `within`, and the ticket say.
     """
-    plan = await offload(plan_score, call.served, body, when=len(await call.request.body()) > LONG_BODY)
+    plan = await offload(plan_score, call.served, body, when=text_length(body) > LONG_TEXT)
     call.ticket.join(1, len(plan.prompt_ids) + len(plan.response_ids))
     call.metrics.prompt_tokens.inc(len(plan.prompt_ids))
     return await within(
@@ -115,7 +115,7 @@ async def run_score(
     metrics.scoring.labels("teacher_forced").observe(seconds)
     metrics.record_judgement(judgement, probe_label(probe), served.role)
     if scored:
-        await judge_shadow(served, guard, response, judgement, metrics)
+        start_shadow(served, guard, response, judgement, metrics)
     require_score(judgement, guard.on_error, metrics)
     action = decide(guard.policy, judgement.risk, guard.threshold)
     metrics.record_action(action, guard.policy)

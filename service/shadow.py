@@ -1,18 +1,40 @@
 """Shadow: a probe that is scored on the passes of the served one, counted, and never served.
 
-Nothing that goes wrong here touches the answer: it is counted and logged, and what is late is given up like any scorer.
+Nothing that goes wrong or takes long here touches the answer: it is judged beside it, on a thread of its own, counted
+and logged, and what is late is given up like any scorer.
 """
 
+import asyncio
 import time
 from dataclasses import replace
 
 from service.judgement import Judgement
 from service.judging import Scorer
 from service.metrics import Metrics
+from service.offload import DaemonThreads
 from service.plan import GuardPlan
 from service.policy import is_over
 from service.response import ModelResponse
 from service.served import ServedModel, probe_label
+
+_THREADS = DaemonThreads(1, "hguard-shadow")
+_MOST_WAITING = 64
+"""Judgements of a shadow that may be unfinished; more are not begun."""
+_running: set[asyncio.Task[None]] = set()
+
+
+def start_shadow(
+    served: ServedModel, plan: GuardPlan, response: ModelResponse, judgement: Judgement, metrics: Metrics
+) -> None:
+    """Judge a served response with the shadow, too, without waiting for it; arguments as of `judge_shadow`."""
+    if served.shadow is None or not plan.is_scored:
+        return
+    if _THREADS.n_unfinished >= _MOST_WAITING:
+        metrics.shadow_failures.labels("too_slow").inc()
+        return
+    task = asyncio.create_task(judge_shadow(served, plan, response, judgement, metrics))
+    _running.add(task)  # else nothing holds it
+    task.add_done_callback(_running.discard)
 
 
 async def judge_shadow(
@@ -31,7 +53,7 @@ async def judge_shadow(
     if shadow is None or not plan.is_scored:
         return
     probe = shadow.probe
-    scorer = Scorer(replace(served, artifact=shadow), replace(plan, explains=False))
+    scorer = Scorer(replace(served, artifact=shadow), replace(plan, explains=False), _THREADS)
     found = await scorer.judge(served.shadow_rows(response, probe))
     metrics.scoring.labels("shadow").observe(time.perf_counter() - began)
     if found.status == "failed":

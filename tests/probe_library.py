@@ -1,5 +1,6 @@
 """A folder with several probes of one model, and how an operator switches between them."""
 
+import asyncio
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import httpx
 
 from probes.artifact import ProbeArtifact, save_artifact
+from service import shadow
 
 KEY = "an admin key"
 SETTINGS: dict[str, Any] = {"admin_key_sha256": hashlib.sha256(KEY.encode()).hexdigest()}
@@ -55,6 +57,8 @@ async def list_states(client: httpx.AsyncClient) -> dict[str, str]:
 
 
 async def read_metrics(client: httpx.AsyncClient) -> dict[str, float]:
-    """Every sample of `GET /metrics` by its name and labels."""
+    """Every sample of `GET /metrics` by its name and labels, once the shadow has judged what was answered."""
+    while shadow._running:
+        await asyncio.sleep(0.002)
     lines = (await client.get("/metrics")).text.splitlines()
     return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if not line.startswith("#")}

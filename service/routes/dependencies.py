@@ -34,6 +34,8 @@ async def _wishes_of(request: Request) -> tuple[str | None, str]:
     The body is looked into before it is validated: the probe is chosen, and its heads are held, first.
     """
     header_id = request_id_of(request.scope)
+    if request.method != "POST":  # the body of another is nobody's, and of any size
+        return header_id, "default"
     try:
         body = await request.json() if await request.body() else {}
         own, guard = body.get("request_id"), body.get("guard") or {}

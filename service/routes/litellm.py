@@ -108,7 +108,8 @@ async def _judge(
     if not conversation:
         return answer_without_score("prompt_not_remembered" if conversation is None else "prompt_unsupported")
     try:
-        with lifecycle.serving(caller.limits, body.litellm_call_id or request_id_of(request.scope)) as served:
+        call_id = body.litellm_call_id or request_id_of(request.scope)
+        with lifecycle.serving(caller.limits, call_id, options.probe) as served:
 
             def open_call() -> Call:
                 return Call(request, served, metrics, admission.open(caller), request.app.state.feedback)

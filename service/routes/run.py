@@ -7,8 +7,8 @@ from service.call import Call
 from service.choice import Outcome, run_choices, within
 from service.disconnect import ClientLeftError, while_connected
 from service.middleware import note_action
-from service.offload import LONG_BODY, offload
-from service.plan import GenerationPlan, plan_choices
+from service.offload import LONG_TEXT, offload
+from service.plan import GenerationPlan, plan_choices, text_length
 from service.request_id import override_request_id
 from service.schemas.generate import GenerateRequest, GenerateResponse
 
@@ -23,8 +23,7 @@ async def plan_and_join(call: Call, body: GenerateRequest) -> list[GenerationPla
         ApiError: As `plan_choices` and `Ticket.join` say.
     """
     request_id = override_request_id(call.request.scope, body.request_id)
-    is_long = len(await call.request.body()) > LONG_BODY
-    plans = await offload(plan_choices, call.served, body, request_id, when=is_long)
+    plans = await offload(plan_choices, call.served, body, request_id, when=text_length(body) > LONG_TEXT)
     most = plans[0].max_tokens if body.sampling.max_tokens else min(plans[0].max_tokens, OPEN_ENDED_TOKENS)
     call.ticket.join(len(plans), len(plans) * (len(plans[0].prompt_ids) + most))
     call.metrics.prompt_tokens.inc(len(plans[0].prompt_ids))

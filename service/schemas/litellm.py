@@ -27,7 +27,7 @@ class GuardrailRequest(BaseModel):
 
     input_type: Literal["request", "response"] = Field(description="before or after the model's call")
     litellm_call_id: str | None = Field(None, max_length=256, description="the same on both sides of a call")
-    texts: list[str] | None = Field(None, description="of the prompt, or one an answer")
+    texts: list[str] | None = Field(None, max_length=512, description="of the prompt, or one an answer")
     structured_messages: list[dict[str, Any]] | None = Field(None, description="the conversation; before the call only")
     images: list[str] | None = Field(None, description="before the call: the prompt cannot be scored")
     additional_provider_specific_params: GuardrailOptions | None = Field(

@@ -96,6 +96,17 @@ async def test_only_the_deciding_claim_blocks_and_a_stream_as_the_json_does(serv
         assert (text == REPLY) is (action == "none")
 
 
+@pytest.mark.parametrize("window", range(20, 44))
+async def test_hazard_a_window_that_ends_inside_an_abbreviation_ends_a_sentence(serve, window):
+    """A claim is judged in its whole sentence: what is over the threshold as a whole does not leave in halves."""
+    reply = "Some say that the capital of France was named J. Smith Town by Dr. Brown, the king. It is old."
+    client = await serve(make_parts(reply=lambda _: reply), hold_tokens=window)
+    first, *_ = await spans_of(client)
+    events = read_events((await client.post("/generate", json=held("block", first["risk"], "lexical"))).text)
+    assert events[-2][2]["action"] == "blocked"
+    assert len(text_of(events)) < reply.index("It is old")
+
+
 async def test_a_window_without_a_claim_is_judged_as_a_whole(serve):
     """No sentence ends within the window: its tokens together decide."""
     reply = "and so on and so forth " * 4

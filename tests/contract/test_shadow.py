@@ -1,5 +1,6 @@
 """A shadow sees what it would see if it served, and nobody sees the shadow."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -194,3 +195,26 @@ async def test_a_probe_is_not_its_own_shadow(serve, tmp_path):
     for mode in ({"mode": "shadow"}, {"mode": "canary", "percent": 5}):
         answer = await activate(client, other.probe, **mode)
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "already_active")
+
+
+async def test_hazard_a_slow_shadow_delays_or_fails_the_answer(serve, tmp_path, monkeypatch):
+    other = turned(fake_artifact(locator="response"), "2")
+    client = await serve(make_parts(locator="response"), probes_dir=write_library(tmp_path, other), **SETTINGS)
+    await activate(client, other.probe, mode="shadow")
+    may_end, judged = threading.Event(), judge
+
+    def judge_slowly(response, probe, **options):
+        if probe.version == "2":
+            may_end.wait()
+        return judged(response, probe, **options)
+
+    monkeypatch.setattr("service.judging.judge", judge_slowly)
+    for _ in range(6):
+        answer = await ask(client, timeout_s=5.0)
+        assert answer["risk"] is not None
+    monkeypatch.setattr("service.shadow._MOST_WAITING", 1)
+    await ask(client)
+    may_end.set()
+    metrics = await read_metrics(client)
+    assert metrics['hguard_response_risk_count{probe="fake@2",role="shadow"}'] == 6
+    assert metrics['hguard_shadow_failures_total{reason="too_slow"}'] == 1
