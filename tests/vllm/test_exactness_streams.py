@@ -25,9 +25,9 @@ def bank(engine):
 
 
 def banks(engine):
-    """Three probes with neurons of their own and under both position rules."""
+    """Four probes with neurons of their own and under both position rules; three fit in at once."""
     skeleton = engine.checkpoint.skeleton
-    return [random_bank(skeleton, n=90, position="predicting" if at == 1 else "own", seed=at) for at in (1, 2, 3)]
+    return [random_bank(skeleton, n=90, position="predicting" if at == 1 else "own", seed=at) for at in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize("position", ["own", "predicting"])
@@ -80,7 +80,7 @@ async def test_hazard_one_that_leaves_takes_rows_of_others_along(engine, bank):
 
 
 async def test_hazard_a_request_changes_heads_while_it_runs(engine):
-    first, second, third = banks(engine)
+    first, second, third, fourth = banks(engine)
     prompt, other, last = prompts(engine, "Now: ")[:3]
     await engine.load_heads(first)
     wanted = request(prompt, 120, alpha=0.5)
@@ -94,30 +94,32 @@ async def test_hazard_a_request_changes_heads_while_it_runs(engine):
     also = request(other, 100, alpha=0.0)
     also_runs = engine.generate(also, RequestTiming())
     also_begun = [await anext(also_runs)]
-    loading = asyncio.create_task(engine.load_heads(third))
+    await engine.load_heads(third)
+    loading = asyncio.create_task(engine.load_heads(fourth))
     await asyncio.sleep(0.3)
-    assert not loading.done()  # both banks are in use
+    assert not loading.done()  # all banks are in use
     check(engine, first, wanted, begun + [step async for step in runs])
     await loading
     steps = await collect(engine, request(last, 8, alpha=0.5))
-    check(engine, third, request(last, 8, alpha=0.5), steps)
+    check(engine, fourth, request(last, 8, alpha=0.5), steps)
     check(engine, second, also, also_begun + [step async for step in also_runs])
 
 
 async def test_hazard_heads_are_replaced_before_a_request_begins(engine):
-    first, second, third = banks(engine)
+    first, *others = banks(engine)
     await engine.load_heads(first)
     wanted = request(prompts(engine)[0], 6)
     one, two = (engine.generate(wanted, RequestTiming()) for _ in range(2))
-    await engine.load_heads(second)
+    await engine.load_heads(others[0])
     check(engine, first, wanted, [step async for step in one])
-    await engine.load_heads(third)
+    for bank in others[1:]:
+        await engine.load_heads(bank)
     with pytest.raises(EngineError, match="heads were replaced"):
         await anext(two)
 
 
 async def test_hazard_two_loads_at_once_share_a_bank(engine):
-    first, second, third = banks(engine)
+    first, second, third, _ = banks(engine)
     await engine.load_heads(first)
     wanted = request(prompts(engine)[0], 20, alpha=0.0)
 
@@ -131,24 +133,23 @@ async def test_hazard_two_loads_at_once_share_a_bank(engine):
 
 
 async def test_hazard_a_load_that_is_given_up_or_refused_blocks_the_next(engine):
-    first, second, third = banks(engine)
-    await engine.load_heads(first)
+    *held, fourth = banks(engine)
     wanted = request(prompts(engine)[1], 60)
-    runs = engine.generate(wanted, RequestTiming())
-    await anext(runs)
-    await engine.load_heads(second)
-    also_runs = engine.generate(wanted, RequestTiming())
-    await anext(also_runs)
-    waiting = asyncio.create_task(engine.load_heads(third))
+    runs = []
+    for bank in held:
+        await engine.load_heads(bank)
+        runs.append(engine.generate(wanted, RequestTiming()))
+        await anext(runs[-1])
+    waiting = asyncio.create_task(engine.load_heads(fourth))
     await asyncio.sleep(0.05)
     waiting.cancel()
-    await runs.aclose()
-    await also_runs.aclose()
+    for one in runs:
+        await one.aclose()
     with pytest.raises(ValueError, match="slots"):
         await engine.load_heads(random_bank(engine.checkpoint.skeleton, n=4000))
-    check(engine, second, wanted, await collect(engine, wanted))
-    await engine.load_heads(third)
-    check(engine, third, wanted, await collect(engine, wanted))
+    check(engine, held[-1], wanted, await collect(engine, wanted))
+    await engine.load_heads(fourth)
+    check(engine, fourth, wanted, await collect(engine, wanted))
 
 
 async def test_requests_that_cannot_run_are_refused_at_once(engine):
