@@ -1,5 +1,7 @@
 """Settings: read, refused in one line, described in full."""
 
+from pathlib import Path
+
 import pytest
 
 from service.settings import Settings, SettingsError, describe_settings, read_settings
@@ -61,3 +63,11 @@ def test_help_lists_every_setting():
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Settings().port = 1
+
+
+def test_the_documentation_has_every_setting_with_its_default_and_meaning():
+    page = (Path(__file__).parents[3] / "docs" / "settings.md").read_text()
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "" if default is None else f"`{default}`"
+        assert f"| `HGUARD_{name.upper()}` | {shown} | {field.description} |" in page
