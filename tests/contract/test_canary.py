@@ -164,7 +164,7 @@ async def test_shadow_and_canary_stand_beside_the_active_one(serve, tmp_path):
     assert await ask(client)
 
 
-async def test_openais_routes_and_checks_have_the_same_share(serve, tmp_path):
+async def test_openais_routes_and_score_have_the_same_share(serve, tmp_path):
     client, probe = await begin(serve, make_parts(), tmp_path, 50)
     asked = {
         "/v1/chat/completions": {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 4},

@@ -70,9 +70,10 @@ async def test_at_the_deadline_each_stream_ends_with_one_error_event(tmp_path):
         async with client_of(service) as client:
             begun = set()
             streams = [asyncio.ensure_future(read_stream(client, begun)) for _ in range(5)]
+            await wait_until(lambda: len(begun) == 3, 20)
             wide = asyncio.ensure_future(read_stream(client, sampling={"n": 3}))
             plain = asyncio.ensure_future(client.post("/generate", json=body(stream=False)))
-            await wait_until(lambda: len(begun) == 3, 20)
+            await wait_until(lambda: service.metric("requests_waiting") == 4, 20)
             began = time.monotonic()
             service.process.send_signal(signal.SIGTERM)
             found = [*await asyncio.gather(*streams), await wide]

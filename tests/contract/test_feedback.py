@@ -62,8 +62,19 @@ async def ids_of_all_routes(client):
     held = read_events((await client.post("/generate", json=body(stream=True, stream_mode="hold"))).text)
     scored = await client.post("/score", json={"prompt": QUESTION, "response": "It is Paris."})
     unscored = await generate(client, guard={"policy": "off", "return_tokens": False})
+    talk = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "It is Paris."}]
+    checked = await client.post("/v1/checks", json={"messages": talk})
+    chat = await client.post("/v1/chat/completions", json={"model": "fake", "messages": talk[:1], "max_tokens": 30})
     json_id = (await generate(client))["id"]
-    return [json_id, events[0][2]["id"], held[0][2]["id"], scored.json()["id"], unscored["id"]]
+    return [
+        json_id,
+        events[0][2]["id"],
+        held[0][2]["id"],
+        scored.json()["id"],
+        unscored["id"],
+        checked.json()["id"],
+        chat.json()["id"],
+    ]
 
 
 async def test_a_response_can_be_labelled_at_once_whatever_route_served_it(client):
@@ -71,7 +82,7 @@ async def test_a_response_can_be_labelled_at_once_whatever_route_served_it(clien
         answer = await label(client, response_id, "faithful")
         assert answer.status_code == 200, answer.text
         assert answer.json() == {"id": response_id, "choice": 0, "label": "faithful", "replaced": False}
-    assert await metric(client, 'hguard_feedback_total{label="faithful"}') == 5
+    assert await metric(client, 'hguard_feedback_total{label="faithful"}') == 7
 
 
 async def test_each_choice_has_a_label_of_its_own(client):

@@ -82,12 +82,19 @@ def wait_for(condition, seconds=120):
         time.sleep(0.05)
 
 
+TALK = [{"role": "user", "content": SECRET}, {"role": "assistant", "content": f"It is {SECRET}."}]
 GOOD = [
     ("/generate", {"prompt": SECRET}),
     ("/generate", {"messages": [{"role": "user", "content": SECRET}], "guard": {"return_tokens": True}}),
     ("/generate", {"prompt": SECRET, "stream": True}),
     ("/generate", {"prompt": SECRET, "stream": True, "stream_mode": "hold", "guard": {"policy": "block"}}),
     ("/score", {"prompt": SECRET, "response": f"It is {SECRET}."}),
+    ("/v1/chat/completions", {"model": "fake", "messages": TALK[:1], "max_tokens": 8}),
+    ("/v1/chat/completions", {"model": "fake", "messages": TALK[:1], "max_tokens": 8, "stream": True}),
+    ("/v1/completions", {"model": "fake", "prompt": SECRET, "max_tokens": 8, "logprobs": 0}),
+    ("/v1/checks", {"messages": TALK}),
+    ("/beta/litellm_basic_guardrail_api", {"input_type": "request", "litellm_call_id": "c", "texts": [SECRET]}),
+    ("/beta/litellm_basic_guardrail_api", {"input_type": "response", "litellm_call_id": "c", "texts": [SECRET]}),
 ]
 BAD = [
     (422, {"json": {"prompt": SECRET, "sampling": {"n": SECRET}}}),

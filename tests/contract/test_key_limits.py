@@ -54,6 +54,21 @@ async def test_hazard_score_passes_over_a_limit(limited):
         assert answer.status_code == status, answer.text
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_hazard_openais_routes_pass_over_a_limit(limited, path, stream):
+    client = await limited('policies = ["block"], max_tokens = 20, max_threshold = 0.000001')
+    talk = {"messages": [{"role": "user", "content": QUESTION}]} if "chat" in path else {"prompt": QUESTION}
+    for asked, code in (({"guard": {"policy": "off"}}, "policy_limit"), ({"max_tokens": 21}, "max_tokens_limit")):
+        answer = await client.post(path, json={"model": "fake", "stream": stream, **talk, **asked}, headers=INFER)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, code)
+    sent = {"model": "fake", "stream": stream, "temperature": 0, "max_tokens": 20, **talk}
+    answer = await client.post(path, json=sent, headers=INFER)
+    assert answer.status_code == 200, answer.text
+    assert "content_filter" in answer.text
+    assert "Paris" not in answer.text
+
+
 async def test_silence_gets_what_is_allowed(limited):
     client = await limited('max_tokens = 3, policies = ["block", "stop"], max_threshold = 0.25')
     found = (await client.post("/generate", json={"prompt": QUESTION}, headers=INFER)).json()
