@@ -180,3 +180,15 @@ async def test_openais_routes_and_score_have_the_same_share(serve, tmp_path):
             assert found == {probe.version if is_in_share(request_id, 50) else "0"}, path
             seen |= found
     assert seen == {"0", probe.version}
+
+
+async def test_hazard_litellm_that_names_a_probe_meets_the_other_one(serve, tmp_path):
+    client, probe = await begin(serve, make_parts(), tmp_path, 50)
+    for at, name in enumerate(["fake@0", f"{probe.name}@{probe.version}"] * 6):
+        call = {"litellm_call_id": f"call-{at}", "additional_provider_specific_params": {"probe": name}}
+        path = "/beta/litellm_basic_guardrail_api"
+        await client.post(path, json={**call, "input_type": "request", "texts": [QUESTION]})
+        answer = await client.post(path, json={**call, "input_type": "response", "texts": ["It is Paris."]})
+        assert answer.status_code == 200, answer.text
+        found = answer.json()["guards"][0]["probe"]
+        assert f"{found['name']}@{found['version']}" == name

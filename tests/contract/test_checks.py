@@ -93,6 +93,20 @@ async def test_an_unscored_answer_is_an_error_or_passes_with_no_risk(serve, on_e
         assert 'hguard_fail_open_total{reason="not_finite"} 1.0' in metrics
 
 
+@pytest.mark.parametrize("policies", ['["abstain"]', '["stop", "suppress"]', '["off"]'])
+async def test_hazard_a_key_without_block_lets_checks_pass(serve, tmp_path, policies):
+    keys = tmp_path / "keys.toml"
+    keys.write_text(LIMITED.replace('["block"]', policies))
+    client = await serve(api_keys_file=keys)
+    client.headers["authorization"] = "Bearer secret"
+    assert (await check(client, guard={"threshold": 0.01})).json()["status"] == "blocked"
+    await client.post("/beta/litellm_basic_guardrail_api", json={**CALL, "input_type": "request", "texts": [QUESTION]})
+    verdict = {**CALL, "input_type": "response", "texts": [ANSWER]}
+    found = await client.post("/beta/litellm_basic_guardrail_api", json=verdict)
+    assert found.json()["action"] == "BLOCKED"
+
+
+CALL = {"litellm_call_id": "c", "additional_provider_specific_params": {"threshold": 0.01}}
 LIMITED = f"""[[keys]]
 name = "web"
 sha256 = "{hashlib.sha256(b"secret").hexdigest()}"
