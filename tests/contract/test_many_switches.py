@@ -1,17 +1,20 @@
-"""1,000 requests to a server on a port over 50 switches: none fails, and each has the numbers of the probe it names."""
+"""1,000 requests to a server process over 50 switches: none fails, and each has the numbers of the probe it names."""
 
 import asyncio
 import math
 from collections import Counter
 
 import httpx
+import pytest
 
 from probes.parts import measure_parts
 from probes.positions import align_rows
-from service.engines.fake import fake_cett, fake_stream
+from service.engines.fake import fake_cett, fake_stream, fake_tokenizer
+from service.fake_probe import fake_artifact
 from tests.probe_library import SETTINGS, activate, turned, write_library
-from tests.serving import make_parts, serve_on_port
+from tests.running_service import running_service
 
+pytestmark = pytest.mark.slow
 REQUESTS, SWITCHES, CLIENTS = 1000, 50, 8
 
 
@@ -36,8 +39,7 @@ def recompute(tokenizer, prompt, answer, probe):
 
 
 async def test_hazard_a_response_mixes_two_probes(tmp_path):
-    parts = make_parts(locator="response", step_seconds=0.0005)
-    first = parts.artifact
+    first, tokenizer = fake_artifact(locator="response"), fake_tokenizer()
     probes = {artifact.probe.version: artifact.probe for artifact in (first, turned(first, "1"))}
     folder = write_library(tmp_path, first, turned(first, "1"))
     seen, switched, waiting = Counter(), 0, iter(range(REQUESTS))
@@ -49,7 +51,7 @@ async def test_hazard_a_response_mixes_two_probes(tmp_path):
             answer = await client.post("/generate", json=body)
             assert answer.status_code == 200, answer.text
             probe = probes[answer.json()["choices"][0]["guard"]["probe"]["version"]]
-            risk = recompute(parts.engine.tokenizer, prompt, answer.json(), probe)
+            risk = recompute(tokenizer, prompt, answer.json(), probe)
             assert math.isclose(answer.json()["risk"], risk, abs_tol=1e-5), probe.version
             seen[probe.version] += 1
 
@@ -62,8 +64,9 @@ async def test_hazard_a_response_mixes_two_probes(tmp_path):
             assert answer.status_code == 200, answer.text
             switched += 1
 
-    with serve_on_port(parts, probes_dir=folder, **SETTINGS) as address:
-        async with httpx.AsyncClient(base_url=address, timeout=30) as client:
+    settings = {"probe": "fake@0", "probes_dir": folder, "fake_step_s": 0.0005, **SETTINGS}
+    with running_service(tmp_path, **settings) as service:
+        async with httpx.AsyncClient(base_url=service.address, timeout=30) as client:
             await asyncio.gather(keep_switching(client), *(keep_asking(client) for _ in range(CLIENTS)))
     assert (sum(seen.values()), switched) == (REQUESTS, SWITCHES)
     assert min(seen["0"], seen["1"]) > REQUESTS // 10
