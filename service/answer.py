@@ -22,7 +22,7 @@ def action_of(outcomes: Sequence[Outcome]) -> str:
 
 
 def note_outcomes(response_id: str, outcomes: Sequence[Outcome]) -> None:
-    """Keep what is served on the request's record; a stream does so before it sends what it held."""
+    """Keep what is served on the request's record."""
     generations = [outcome.generation for outcome in outcomes]
     note_answered(
         response_id,

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.keys import show, write_keys
-from tests.serving import make_parts, serve_on_port
+from tests.running_service import running_service
 
 EXAMPLES = 40
 BEFORE = ["--config-file", str(Path(__file__).with_name("schemathesis.toml")), "run"]
@@ -23,7 +23,8 @@ pytestmark = pytest.mark.slow
 
 def test_the_service_keeps_to_its_openapi_document(tmp_path):
     keys = write_keys(tmp_path, every=("infer", "admin", "metrics"))
-    with serve_on_port(make_parts(), api_keys_file=keys) as address:
+    with running_service(tmp_path, api_keys_file=keys, feedback_url=f"sqlite:///{tmp_path}/feedback.db") as service:
+        address = service.address
         paths = httpx.get(f"{address}/openapi.json").json()["paths"]
         done = subprocess.run(
             [sys.executable, "-m", "schemathesis.cli", *BEFORE, f"{address}/openapi.json", *OPTIONS],
