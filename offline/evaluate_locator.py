@@ -125,7 +125,9 @@ def judge_tokens(rows: Sequence[Located], names: Sequence[str]) -> dict[str, Any
 def judge_scores(rows: Sequence[Located], name: str) -> dict[str, Any]:
     """AUROC of the probe on the spans of one way, over the rows in which it located any.
 
-    Against gold and against the whole response: AUROC less theirs on the same rows (for gold those that have one).
+    With AUROC less that of gold, of the model's short answer found again, of the whole response and of all lexical
+    claims, each on the rows that have both. Gold knows the label: it is the accepted answer wherever a right response
+    has it, claimed or not. The short answer is marked alike in both classes.
     """
     own = [row for row in rows if name in row.risk]
     result: dict[str, Any] = {"rows": len(own), "without": len(rows) - len(own)}
@@ -139,7 +141,7 @@ def judge_scores(rows: Sequence[Located], name: str) -> dict[str, Any]:
             "auroc": bootstrap(auroc, values, labels).as_list(),
             "length_correlation": length_correlation(values, lengths, labels),
         }
-        for other in ("gold", "whole response", "lexical"):
+        for other in (*ORACLES, "whole response", "lexical"):
             both = [row for row in own if other in row.risk]
             if other != name and min(np.bincount(_labels(both), minlength=2)) >= LEAST:
                 own_values, others = _column(both, score, name), _column(both, score, other)
