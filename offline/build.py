@@ -207,6 +207,6 @@ def _training(run: Run, table: Table, fitted: Fitted) -> dict[str, Any]:
         "mode": fitted.candidate.variant.mode,
         "position": fitted.candidate.variant.position,
         "standardised": fitted.candidate.variant.is_standardised,
-        "C": fitted.candidate.c,
+        "C": round(fitted.c, 5),
         "optimality_breach": fitted.fit.certificate.breach,
     }

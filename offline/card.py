@@ -108,9 +108,10 @@ def _risk(artifact: ProbeArtifact) -> str:
             "logits out of fold) with weights that keep to each part's sign; then calibrated on the unfiltered "
             "calibration rows.",
             render_table(["part", "weight", "per standard deviation"], weights),
-            "Backward elimination on the training rows: what leaving a part out costs in out-of-fold log-loss "
-            "(standard error). A part that costs no more than 1.645 standard errors goes, the cheapest first; a cost "
-            "of 0.0000 is that of a part to which the others leave no weight of its sign.",
+            "Backward elimination: what leaving a part out costs in log-loss (standard error) on rows that the fit did "
+            "not see, training rows out of fold and unfiltered calibration rows. A part that costs no more than 1.645 "
+            "standard errors goes, the cheapest first; a cost of 0.0000 is that of a part to which the others leave no "
+            "weight of its sign.",
             render_table(["part", "cost", ""], steps),
             "Thresholds for budgets of false positives: split conformal on the faithful unfiltered calibration rows; "
             "the 95% interval of the threshold is by order statistics (binomial).",
@@ -125,6 +126,8 @@ def _evidence(split: str, evidence: dict[str, Any]) -> str:
     methods = [
         [name, *(render_triple(values[metric]) for metric in METRICS)] for name, values in evidence["methods"].items()
     ]
+    best = random["best"]
+    methods.append(["random neurons, best of 10 sets", *(render_triple(best[metric]) for metric in METRICS)])
     methods.append(
         [
             "random neurons, 10 sets (mean, range)",

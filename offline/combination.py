@@ -1,7 +1,7 @@
-"""The served risk's combination of parts: which parts, and their weights. Sees training rows only.
+"""The served risk's combination of parts: which parts, and their weights. Sees training and calibration rows only.
 
 A logistic regression whose weights keep to the signs of `probes.parts`, so that a less certain token never looks safer.
-Of the CETT logits of training rows it sees the out-of-fold ones: those of the fit itself are too good.
+It is fitted on training rows, of whose CETT logits it sees the out-of-fold ones: those of the fit itself are too good.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
+from offline.calibrate import fit_platt
 from offline.choose import FOLDS, fold_of
 from offline.table import Floats, Ints, Mask, Table
 from probes.domain import Domain, PartRange
@@ -104,20 +105,25 @@ def fit_combination(columns: Columns, labels: Ints, rows: Mask, parts: Iterable[
 def choose_parts(columns: Columns, table: Table) -> tuple[tuple[Part, ...], list[Removal]]:
     """Backward elimination: as long as some part can be left out at no cost beyond noise, the cheapest goes.
 
-    The cost is the rise of the log-loss on training rows of folds (disjoint by answer string) that were not fitted on.
+    The cost is the rise of the log-loss on rows that were not fitted on: training rows of another fold (disjoint by
+    answer string), and unfiltered calibration rows, which come at the rate and with the probe that are served.
 
     Returns:
         The parts that are served, at least one, and every step: each removed part at its turn, then the kept ones.
     """
-    train = table.in_split("train")
+    train, calibrating = table.in_split("train"), table.in_split("unfiltered-calibration")
     fold = np.array([fold_of(row.answers_key) for row in table.rows])
+
+    def unseen_losses(parts: Sequence[Part]) -> Floats:
+        seen = (columns, table.labels, train)
+        return np.concatenate([_out_of_fold_losses(*seen, fold, parts), _calibrated_losses(*seen, calibrating, parts)])
+
     parts, steps = list(columns), list[Removal]()
     while True:
-        losses = _out_of_fold_losses(columns, table.labels, train, fold, parts)
+        losses = unseen_losses(parts)
         costs = []
         for part in parts:
-            left = [other for other in parts if other != part]
-            rise = _out_of_fold_losses(columns, table.labels, train, fold, left) - losses
+            rise = unseen_losses([other for other in parts if other != part]) - losses
             costs.append((float(rise.mean()), float(rise.std(ddof=1) / np.sqrt(len(rise))), part))
         free = [found for found in costs if found[0] <= NOISE * found[1]]
         if not free or len(parts) == 1:
@@ -160,3 +166,13 @@ def _out_of_fold_losses(columns: Columns, labels: Ints, train: Mask, fold: Ints,
         )
         losses[outside] = np.logaddexp(0, -margin[outside])
     return losses[train]
+
+
+def _calibrated_losses(columns: Columns, labels: Ints, train: Mask, calibrating: Mask, parts: Sequence[Part]) -> Floats:
+    """Log-loss of each calibration row under the fit on all training rows, with Platt's map to the rows' own rate."""
+    logits, own = fit_combination(columns, labels, train, parts).logits(columns)[calibrating], labels[calibrating]
+    try:
+        risks = fit_platt(logits, own).risks(logits)
+    except ValueError:  # these parts do not order the rows at all: their share is all that is known
+        risks = np.full(len(own), own.mean() if len(own) else 0.0)
+    return np.asarray(-np.log(np.where(own == 1, risks, 1 - risks)))

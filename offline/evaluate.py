@@ -57,15 +57,22 @@ def evaluate(table: Table, split: str, contest: Contest) -> dict[str, Any]:
     risk, random = contest.risk, [values[rows] for values in contest.random]
     risks = risk.model.calibration.risks(here[SERVED])
     drawn = [auroc(values, labels) for values in random]
+    best = random[int(np.argmax(drawn))]
     pairs = [(SERVED, FREE), (SERVED, HELD), (SERVED, QUESTION), (SERVED, PROBE), (SERVED, RESIDUAL)]
     pairs += [(PROBE, FREE), (BOTH, FREE), (PROBE, QUESTION)]
     return {
         "rows": {"faithful": int((labels == 0).sum()), "hallucinated": int((labels == 1).sum())},
         "methods": {name: metrics.summarise(values, labels) for name, values in here.items()},
-        RANDOM: {"mean": round(float(np.mean(drawn)), 4), "low": round(min(drawn), 4), "high": round(max(drawn), 4)},
+        RANDOM: {
+            "mean": round(float(np.mean(drawn)), 4),
+            "low": round(min(drawn), 4),
+            "high": round(max(drawn), 4),
+            "best": metrics.summarise(best, labels),
+        },
         "differences": {
             **{f"{a} over {b}": _gain(here[a], here[b], labels) for a, b in pairs},
             f"{PROBE} over mean {RANDOM}": _gain_over_random(here[PROBE], random, labels),
+            f"{PROBE} over best {RANDOM}": _gain(here[PROBE], best, labels),
         },
         "parts": _part_gains(risk, rows, labels),
         "risk": {

@@ -29,12 +29,17 @@ from offline.table import MORE_ROWS, Table
 
 log = logging.getLogger("hguard.train")
 
+SMALLER = 0.95
+"""Step of C on the way under the cap."""
+
 
 @dataclass(frozen=True)
 class Fitted:
     """The chosen fit."""
 
     candidate: Candidate
+    c: float
+    """That of the candidate, or smaller where that gave more H-neurons than the cap on all training rows."""
     fit: L1Fit
     view: RowView
     """The training rows, in the units of the fit."""
@@ -62,21 +67,38 @@ def fit_probe(run: Run, table: Table, residuals: Residuals, upstream: str) -> Fi
     asked = cross_validate(table, QUESTION_ONLY, _selection(run, "selection-question", QUESTION_ONLY, upstream))
     neurons = table.groups["answer"].shape[1]
     chosen = choose(candidates, neurons=neurons, max_per_mille=run.config.max_per_mille)
-    fits, view = fit_variant(table, table.in_split("train"), chosen.variant, [chosen.c])
-    if not (fits[0].weights > 0).any():  # the folds each found some
+    c, fit, view = fit_capped(table, chosen, most=int(run.config.max_per_mille * neurons / 1000))
+    if not (fit.weights > 0).any():  # the folds each found some
         raise ValueError(f"fitted on all training rows, the probe has no H-neuron: they are too few; {MORE_ROWS}")
-    log.info("fit: %s", chosen.as_row())
+    log.info("fit: %s, on all training rows C = %.4g", chosen.as_row(), c)
     locator, groups = locator_of(run.config), chosen.variant.groups
     residual = fit_residual(table, residuals, groups[0] if locator == "lexical" else "response")
     log.info("fit: residual stream after layer %d", residual.head.layer)
     return Fitted(
         chosen,
-        fits[0],
+        c,
+        fit,
         view,
         grid=[candidate.as_row() for candidate in candidates],
         asked=best_of(asked),
         residual=residual,
     )
+
+
+def fit_capped(table: Table, chosen: Candidate, *, most: int) -> tuple[float, L1Fit, RowView]:
+    """Fit on all training rows, which select more neurons than three quarters of them did, with as large a C as may be.
+
+    Args:
+        table: All rows.
+        chosen: Its C is the first that is tried.
+        most: H-neurons.
+    """
+    c = chosen.c
+    while True:
+        (fit,), view = fit_variant(table, table.in_split("train"), chosen.variant, [c])
+        if (fit.weights > 0).sum() <= most:
+            return c, fit, view
+        c *= SMALLER
 
 
 def locator_of(config: RunConfig) -> str:

@@ -63,7 +63,7 @@ def make_evidence(rows, split):
     return {
         "rows": {"faithful": int((here.labels == 0).sum()), "hallucinated": int(here.labels.sum())},
         "methods": methods,
-        "random neurons": {"mean": 0.5512, "low": 0.5, "high": 0.6},
+        "random neurons": {"mean": 0.5512, "low": 0.5, "high": 0.6, "best": next(iter(methods.values()))},
         "differences": {f"{SERVED} over {FREE}": [0.0411, 0.02, 0.06], f"{PROBE} over {FREE}": [-0.0213, -0.05, 0.01]},
         "risk": {"accuracy_at_threshold": triple, "ece": triple, "brier": triple, "flagged": 0.4},
         "parts": {"cett": {"served": True, "gain": triple}, "length": {"served": False, "gain": [0.0, -0.01, 0.01]}},

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from offline.card import render_card
+from offline.card import METRICS, render_card
 from offline.evaluate_domains import METHODS
 from tests.unit.probes.artifacts import build_model, make_artifact
 
@@ -15,7 +15,12 @@ def make_evidence():
     return {
         "rows": {"faithful": 31, "hallucinated": 32},
         "methods": {"H-neuron probe": {"auroc": TRIPLE, "recall_at_10_fpr": TRIPLE, "aurc": TRIPLE}},
-        "random neurons": {"mean": 0.5512, "low": 0.5, "high": 0.6},
+        "random neurons": {
+            "mean": 0.5512,
+            "low": 0.5,
+            "high": 0.6,
+            "best": {key: [0.6, 0.55, 0.65] for key in METRICS},
+        },
         "differences": {"H-neuron probe over free signals together": [-0.0213, -0.05, 0.01]},
         "risk": {"accuracy_at_threshold": TRIPLE, "ece": TRIPLE, "brier": TRIPLE, "flagged": 0.4321},
         "parts": {"cett": {"served": True, "gain": TRIPLE}, "length": {"served": False, "gain": [-0.0312, -0.04, 0.0]}},
@@ -101,6 +106,7 @@ def artifact():
         "### test (consistency-filtered): 31 faithful, 32 hallucinated",
         "### unfiltered-test (unfiltered, one greedy answer a question, natural rate)",
         "| H-neuron probe | 0.812 [0.701, 0.903] |",
+        "| random neurons, best of 10 sets | 0.600 [0.550, 0.650] | 0.600 [0.550, 0.650] |",
         "| random neurons, 10 sets (mean, range) | 0.551 [0.500, 0.600] |",
         "| H-neuron probe over free signals together | -0.021 [-0.050, 0.010] |",
         "| share flagged | 0.432 |",

@@ -138,6 +138,8 @@ def test_gains_are_differences_of_what_stands_in_the_same_table(judged):
     drawn = [auroc(values[rows], table.labels[rows]) for values in contest.random]
     assert evidence[RANDOM]["mean"] == pytest.approx(np.mean(drawn), abs=1e-4)
     assert (evidence[RANDOM]["low"], evidence[RANDOM]["high"]) == pytest.approx((min(drawn), max(drawn)), abs=1e-4)
+    assert evidence[RANDOM]["best"]["auroc"][0] == evidence[RANDOM]["high"]
+    assert gains[f"{PROBE} over best {RANDOM}"][0] == pytest.approx(value[PROBE] - max(drawn), abs=2e-4)
     expected = value[PROBE] - np.mean(drawn)
     assert gains[f"{PROBE} over mean {RANDOM}"][0] == pytest.approx(expected, abs=2e-4)
 
