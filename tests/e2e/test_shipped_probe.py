@@ -71,7 +71,7 @@ async def test_the_curl_of_the_readme_gets_a_scored_answer(address):
     assert math.isclose(sum(answer_logits) / len(answer_logits), guard["logit"], abs_tol=1e-4)
     assert guard["explain"]
     assert guard["out_of_domain"] is False
-    assert {"residual", "min_logprob"} == set(guard["signals"]["used"])
+    assert {"cett", "residual", "min_logprob"} == set(guard["signals"]["used"])
 
 
 async def test_a_text_of_another_kind_is_scored_and_said_to_be_out_of_domain(address):

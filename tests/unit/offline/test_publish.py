@@ -85,7 +85,7 @@ def test_it_has_to_beat_the_active_one_and_not_the_newest(made, tmp_path):
     (tmp_path / "tiny" / "0.10.0" / "probe.json").write_text("{")
     with pytest.raises(ArtifactError, match="take it out"):
         find_incumbent(tmp_path, "tiny")
-    assert find_incumbent(tmp_path / "none", "smollm2-135m-instruct").probe.version == "1.2.0"  # the shipped one
+    assert find_incumbent(tmp_path / "none", "smollm2-135m-instruct").probe.version == "1.3.0"  # the shipped one
 
 
 def test_a_published_version_is_never_replaced(made, tmp_path, tmp_path_factory):
