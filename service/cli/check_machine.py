@@ -1,4 +1,4 @@
-"""Checks of Python, packages, the port and the accelerator. Versions come from metadata; of all of it torch is loaded."""
+"""Checks of Python, packages, the port and the accelerator. Of all that they look at only torch is imported."""
 
 import platform
 import shutil

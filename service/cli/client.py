@@ -126,7 +126,7 @@ def _read_key(path: Path | None) -> str | None:
         key = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise CliError(f"--key-file {path}: {one_line(str(error))}") from None
-    if not key or len(key.split()) != 1:
+    if not key or len(key.splitlines()) != 1:
         raise CliError(f"--key-file {path}: put the key into it, alone")
     return key
 

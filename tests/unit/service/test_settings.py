@@ -43,6 +43,13 @@ def test_a_misspelt_name_is_not_passed_over(monkeypatch, tmp_path):
         read_settings({})
 
 
+def test_hazard_a_client_s_key_taken_for_protection_of_the_server():
+    """HGUARD_API_KEY would protect nothing: it is refused. What `hguard ask` reads is nobody's protection by its name."""
+    with pytest.raises(SettingsError, match="did you mean HGUARD_API_KEYS_FILE"):
+        read_settings({"HGUARD_API_KEY": "secret"})
+    assert read_settings({"HGUARD_CLIENT_KEY": "mine", "HGUARD_URL": "http://there"}).api_keys_file is None
+
+
 @pytest.mark.parametrize(("host", "is_open"), [("0.0.0.0", True), ("::", True), ("box.lan", True), ("::1", False)])
 def test_an_address_for_others_needs_a_word(monkeypatch, host, is_open):
     monkeypatch.setenv("HGUARD_HOST", host)
