@@ -61,8 +61,8 @@ def reference_page() -> str:
     settings = Settings(_env_file=None, engine="fake", feedback_url="off")  # type: ignore[call-arg]
     document = create_app(settings).openapi()
     head = (
-        "Every route with the key that it needs and every field, from the OpenAPI document that a running server has at "
-        "`/openapi.json`. [api.md](api.md) says what the fields mean together."
+        "Every route with the key that it needs and every field, from the OpenAPI document that a running server has "
+        "at `/openapi.json`. [api.md](api.md) says what the fields mean together."
     )
     operations = [
         _route(route, need, document["paths"][path][method.lower()])
