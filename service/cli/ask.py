@@ -1,6 +1,7 @@
 """`hguard ask`: put a question to a running server and see the answer with its risk. Judges nothing itself."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -34,10 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    question = sys.stdin.read() if options.question == "-" else options.question
+    question = sys.stdin.buffer.read().decode(errors="surrogateescape") if options.question == "-" else options.question
     if not question.strip():
         parser.error("the question is empty")
     body = _body(options, question)
+    try:
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        parser.error("a question is UTF-8 text, and numbers are finite")
     with connect(options, options.timeout + GRACE_SECONDS) as client:
         if options.json:
             response = client.post("/generate", json=body)

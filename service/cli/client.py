@@ -73,8 +73,6 @@ def connect(options: argparse.Namespace, seconds: float = 60.0) -> Iterator[http
         raise CliError(f"{one_line(url)} is no address: give one such as http://127.0.0.1:8000") from None
     except httpx.TransportError as error:
         raise CliError(f"the connection to {one_line(url)} broke: {one_line(str(error)) or 'try again'}") from None
-    except UnicodeEncodeError:
-        raise CliError("the API key has characters that no key has: look at --key-file or HGUARD_CLIENT_KEY") from None
 
 
 def check(response: httpx.Response) -> None:
@@ -120,14 +118,18 @@ def read_events(chunks: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def _read_key(path: Path | None) -> str | None:
+    where = "HGUARD_CLIENT_KEY" if path is None else f"--key-file {path}"
     if path is None:
-        return _environment().get("HGUARD_CLIENT_KEY") or None
-    try:
-        key = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CliError(f"--key-file {path}: {one_line(str(error))}") from None
-    if not key or len(key.splitlines()) != 1:
-        raise CliError(f"--key-file {path}: put the key into it, alone")
+        key = _environment().get("HGUARD_CLIENT_KEY")
+        if not key:
+            return None
+    else:
+        try:
+            key = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CliError(f"{where}: {one_line(str(error))}") from None
+    if not key.isascii() or not key.isprintable() or not key:
+        raise CliError(f"{where}: an API key is one line of ASCII, alone; this is none")
     return key
 
 

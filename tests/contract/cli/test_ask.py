@@ -160,6 +160,20 @@ def test_a_question_from_a_pipe_and_options_that_reach_the_engine(capsys, url, t
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize("options", [["\udcff"], ["Where?", "--threshold", "nan"], ["Where?", "--alpha", "inf"]])
+def test_what_no_json_can_hold_is_refused_in_words(capsys, url, options):
+    with pytest.raises(SystemExit) as stop:
+        main(["ask", *options, "--url", url])
+    assert stop.value.code == 2
+    assert "UTF-8 text" in capsys.readouterr().err
+
+
+def test_hazard_a_terminal_without_unicode_ends_in_a_traceback(tmp_path):
+    with serve_on_port(make_parts(reply=lambda _: "It is Tōkyō.")) as address:
+        done = run("ask", "Where?", "--url", address, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "It is T\\u014dky\\u014d.\n")
+
+
 def test_the_server_is_found_by_its_own_settings(capsys, url, tmp_path, monkeypatch):
     (tmp_path / ".env").write_text(f"HGUARD_HOST=0.0.0.0\nHGUARD_PORT={url.rpartition(':')[2]}\n")
     assert ask(capsys, "Where?")[0] == 0
@@ -181,7 +195,7 @@ def test_a_key_is_sent_and_a_missing_one_asked_for(capsys, tmp_path, monkeypatch
         assert "schl" not in fails(capsys, "Where?", "--url", address)
         assert "No such file" in fails(capsys, "Where?", "--url", address, "--key-file", "nowhere")
         (tmp_path / "empty").write_text("")
-        assert "put the key into it" in fails(capsys, "Where?", "--url", address, "--key-file", "empty")
+        assert "an API key is one line" in fails(capsys, "Where?", "--url", address, "--key-file", "empty")
 
 
 def test_another_server_is_not_taken_for_a_guard(capsys):
