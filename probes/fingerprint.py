@@ -1,18 +1,21 @@
-"""ModelFingerprint: what a probe remembers of its model, and the refusal of any other one."""
+"""ModelFingerprint: what a probe remembers of its model, and the refusal of any other one.
+
+Imports torch only where a model is at hand: artifacts are listed without it.
+"""
 
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
-from probes.architectures import layer_widths
 from probes.probe import Probe
-from probes.tap import HeadTap
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class ModelMismatchError(ValueError):
@@ -37,8 +40,10 @@ class ModelFingerprint:
     """In which the features were taken; for people, never compared."""
 
 
-def fingerprint_model(model: nn.Module, tokenizer: Any, *, name: str = "") -> ModelFingerprint:
+def fingerprint_model(model: "nn.Module", tokenizer: Any, *, name: str = "") -> ModelFingerprint:
     """What identifies a loaded model to a probe."""
+    from probes.architectures import layer_widths
+
     template, config = tokenizer.chat_template or "", _config(model)
     return ModelFingerprint(
         architecture=type(model).__name__,
@@ -52,12 +57,14 @@ def fingerprint_model(model: nn.Module, tokenizer: Any, *, name: str = "") -> Mo
     )
 
 
-def check_model(trained: ModelFingerprint, probe: Probe, model: nn.Module, tokenizer: Any) -> None:
+def check_model(trained: ModelFingerprint, probe: Probe, model: "nn.Module", tokenizer: Any) -> None:
     """`check_same_model` for a model in this process.
 
     Raises:
         ModelMismatchError: Naming what differs.
     """
+    from probes.tap import HeadTap
+
     found = fingerprint_model(model, tokenizer)
     check_same_model(trained, probe, found, lambda: HeadTap(model, probe.neurons).norms.cpu().numpy())
 
@@ -109,7 +116,7 @@ def _tokenizer_bytes(tokenizer: Any) -> bytes:
     return json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=False).encode()
 
 
-def _config(model: nn.Module) -> Any:
+def _config(model: "nn.Module") -> Any:
     return model.config
 
 

@@ -51,6 +51,25 @@ def resolve_model(reference: str) -> Path:
     return _snapshot(reference)
 
 
+def find_model(reference: str) -> Path | None:
+    """The local folder of a model if `resolve_model` would neither download nor convert anything; else None.
+
+    Raises:
+        ModelReferenceError: A folder or file is named that is none.
+    """
+    if reference in PACKAGED:
+        target = _conversion_target(reference, PACKAGED[reference].sha256)
+    elif (path := Path(reference).expanduser()).is_dir():
+        return resolve_model(reference)
+    elif path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelReferenceError(f"{path} does not exist")
+        target = _conversion_target(path.stem, file_sha256(path))
+    else:
+        return _cached_snapshot(reference)
+    return target if target.exists() else None
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a resolved model.
 
@@ -174,6 +193,20 @@ def _snapshot(reference: str) -> Path:
             f"Hugging Face id it cannot be had: {_first_line(error)}"
         ) from error
     return Path(folder)
+
+
+def _cached_snapshot(reference: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    name, _, revision = reference.partition("@")
+    try:
+        folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise ModelReferenceError(f"{reference!r} is no packaged model, folder or Hugging Face id: {error}") from None
+    return folder if (folder / "config.json").exists() else None
 
 
 def _first_line(error: BaseException) -> str:

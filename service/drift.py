@@ -104,17 +104,29 @@ class DriftCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """One family a number that is known."""
         report = self.drift.report()
-        for name, text, value in (
-            ("psi", "Population stability index of served risks against the probe's reference.", report.psi),
-            ("ece", "Expected calibration error over the last labelled responses.", report.ece),
-            ("precision", "Hallucinated share of labelled responses at the probe's threshold.", report.precision),
-        ):
+        for (name, text), value in zip(_NUMBERS.items(), (report.psi, report.ece, report.precision), strict=True):
             if value is not None:
-                yield GaugeMetricFamily(f"hguard_risk_{name}", text, value=value)
-        rows = GaugeMetricFamily("hguard_risk_window_rows", "Rows behind risk_psi and risk_ece.", labels=["kind"])
+                yield GaugeMetricFamily(name, text, value=value)
+        rows = _window_rows()
         rows.add_metric(["served"], report.served)
         rows.add_metric(["labelled"], report.labelled)
         yield rows
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Every family that there may be."""
+        yield from (GaugeMetricFamily(name, text) for name, text in _NUMBERS.items())
+        yield _window_rows()
+
+
+_NUMBERS = {
+    "hguard_risk_psi": "Population stability index of served risks against the probe's reference.",
+    "hguard_risk_ece": "Expected calibration error over the last labelled responses.",
+    "hguard_risk_precision": "Hallucinated share of labelled responses at the probe's threshold.",
+}
+
+
+def _window_rows() -> GaugeMetricFamily:
+    return GaugeMetricFamily("hguard_risk_window_rows", "Rows behind risk_psi and risk_ece.", labels=["kind"])
 
 
 def _ece(labelled: Sequence[LabelledRisk]) -> float:

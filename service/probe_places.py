@@ -16,7 +16,8 @@ from service.loading import one_line
 from service.metrics import Metrics
 from service.probe_memory import Lineup
 from service.probe_slot import Slot
-from service.served import Role, ServedModel, probe_label
+from service.role import Role
+from service.served import ServedModel, probe_label
 
 HISTORY = 10
 """Probes that can be rolled back to, one after the other."""

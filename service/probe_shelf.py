@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from probes.artifact import ArtifactError, ProbeArtifact, load_artifact
+from probes.artifact import ArtifactError, ProbeArtifact
 from probes.fingerprint import ModelFingerprint, ModelMismatchError, check_same_model
-from probes.registry import ProbeNotFoundError, list_artifacts
+from probes.registry import ProbeNotFoundError, list_artifacts, load_listed
 from service.loading import one_line
 from service.metrics import Metrics
 
@@ -47,7 +47,7 @@ class ProbeShelf:
             if label in found:
                 continue  # the operator's comes before a shipped one of that name, here as in `find`
             try:
-                artifact = _load(folder)
+                artifact = load_listed(folder)
             except ArtifactError as error:
                 found[label] = Shelved(*label, None, one_line(error))
                 self.count(f"{label[0]}@{label[1]}", error)
@@ -78,7 +78,7 @@ class ProbeShelf:
         else:
             raise ProbeNotFoundError(f"no probe {name}@{version or 'any version'} in the folders of probes")
         try:
-            artifact = _load(folder)
+            artifact = load_listed(folder)
         except ArtifactError as error:
             self.refuse(name, folder.name, error)
             raise
@@ -108,10 +108,3 @@ class ProbeShelf:
             for one in sorted(self.shelved, key=lambda one: one.name)
         ]
         return entries + [Shelved(*label, None, reason) for label, reason in left.items()]
-
-
-def _load(folder: Path) -> ProbeArtifact:
-    artifact = load_artifact(folder)
-    if (artifact.probe.name, artifact.probe.version) != (folder.parent.name, folder.name):
-        raise ArtifactError(f"{folder} holds {artifact.probe.name}@{artifact.probe.version}: rename the folder")
-    return artifact

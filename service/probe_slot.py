@@ -9,7 +9,8 @@ from probes.artifact import ProbeArtifact
 from service.engines.base import Engine
 from service.golden import check_golden
 from service.loading import check_probe, one_line
-from service.served import Role, ServedModel, head_bank
+from service.role import Role
+from service.served import ServedModel, head_bank
 from service.settings import Settings
 
 Stage = Literal["probe", "golden_trace"]

@@ -17,7 +17,8 @@ from service.probe_memory import recall, remember
 from service.probe_places import HISTORY, ProbePlaces
 from service.probe_shelf import ProbeShelf
 from service.probe_slot import ProbeRefusedError, Slot, fill_slot
-from service.served import Role, head_bank, probe_label
+from service.role import Role
+from service.served import head_bank, probe_label
 from service.settings import Settings
 
 START_PATIENCE = 10

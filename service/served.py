@@ -1,7 +1,6 @@
 """ServedModel: an engine and a probe whose heads it has loaded. A request keeps the one that it began with."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,7 @@ from service.auth import NO_LIMITS, Limits
 from service.engines.base import Engine, HeadBank, Heads, ResidualHeads
 from service.policy import OnError
 from service.response import ModelResponse
-
-Role = Literal["active", "shadow", "canary"]
-"""`active` answers; `shadow` is scored beside it and never served; `canary` answers a share of the requests."""
+from service.role import Role
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,17 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from probes.models import DEFAULT_MODEL
+from probes.packaged import DEFAULT_MODEL
 from service.policy import OnError
 
 PREFIX = "HGUARD_"
 ENV_FILE = ".env"
-READ_ELSEWHERE = frozenset({"HGUARD_CACHE"})
-"""Variables with our prefix that `probes.models` reads itself."""
+READ_ELSEWHERE = {
+    "HGUARD_CACHE": "folder of downloaded and converted models [~/.cache/hguard]",
+    "HGUARD_URL": "address that the commands `hguard ask` and `hguard probes` call",
+    "HGUARD_CLIENT_KEY": "API key that they send; the service itself reads keys from HGUARD_API_KEYS_FILE only",
+}
+"""Variables with our prefix that others read themselves: `probes.models` and `service.cli`."""
 
 
 class SettingsError(ValueError):
@@ -187,7 +191,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
 
 def _refuse_unknown(environment: Mapping[str, str]) -> None:
     """A setting that is not read could be one that somebody relies on, such as API keys."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | READ_ELSEWHERE
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | READ_ELSEWHERE.keys()
     for name in [*environment, *dotenv_values(ENV_FILE)]:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             close = difflib.get_close_matches(name.upper(), known, n=1)

@@ -10,11 +10,11 @@ from service.errors import ApiError
 from service.probe_list import list_entries
 from service.probe_slot import ProbeRefusedError
 from service.probe_switch import Switched
+from service.role import Role
 from service.routes.dependencies import CurrentLifecycle
 from service.routes.responses import ADMIN_ERRORS
 from service.schemas.probes import ActivateRequest, FolderName, ProbeList, RollbackRequest, SwitchResponse
 from service.schemas.report import ProbeLabel
-from service.served import Role
 
 router = APIRouter()
 

@@ -7,7 +7,9 @@ from pydantic_core import PydanticCustomError
 class Strict(BaseModel):
     """A request model."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -22,4 +24,4 @@ class Strict(BaseModel):
 class Sent(BaseModel):
     """The base of everything that we answer."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)

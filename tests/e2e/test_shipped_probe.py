@@ -56,7 +56,7 @@ async def post(address, path, body):
     return answer.json()
 
 
-async def test_the_curl_of_the_readme_gets_a_scored_answer(address):
+async def test_the_numbers_of_a_scored_answer_agree_with_each_other(address):
     answer = await post(address, "/generate", {"prompt": QUESTION, "guard": {"return_tokens": True, "explain": True}})
     choice = answer["choices"][0]
     assert "Paris" in choice["text"]

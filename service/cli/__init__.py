@@ -1,0 +1,1 @@
+"""The command line: `hguard ask`, `probes`, `doctor`, and the commands that are modules of their own."""

@@ -1,0 +1,248 @@
+"""`hguard doctor`: each thing that can be wrong is made wrong, and the line that says so names the fix."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+
+import pytest
+import torch
+
+from probes.artifact import load_artifact
+from probes.models import DEFAULT_MODEL, find_model
+from probes.registry import LIBRARY
+from service.cli.main import main
+from tests.contract import spoiling
+from tests.contract.cli.terminal import run
+from tests.contract.tiny import save_tiny
+from tests.running_service import running_service
+
+SHIPPED = next((LIBRARY / DEFAULT_MODEL).iterdir())
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("HGUARD_") and name != "HGUARD_CACHE"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HGUARD_PORT", "0")
+
+
+@pytest.fixture
+def doctor(monkeypatch, capsys):
+    """`doctor(check, **settings)` -> (level, what is found, fix) of its worst finding, and the exit code."""
+
+    def look(check, *options, **settings):
+        for name, value in settings.items():
+            monkeypatch.setenv(f"HGUARD_{name.upper()}", str(value))
+        status = main(["doctor", "--json", *(options or ("--quick",))])
+        findings = json.loads(capsys.readouterr().out)
+        assert status == any(one["level"] == "fail" for one in findings)
+        mine = [one for one in findings if one["check"] == check]
+        worst = max(mine, key=lambda one: ["ok", "warn", "fail"].index(one["level"]), default=None)
+        if worst is None:
+            return None
+        assert worst["fix"] or worst["level"] == "ok"
+        return worst["level"], worst["found"], worst["fix"]
+
+    return look
+
+
+def test_a_sound_machine_has_no_failure_and_is_left_as_it_was(doctor, tmp_path):
+    assert doctor("golden trace", "--json", engine="fake")[0] == "ok"
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_json_it_is_a_line_a_check_and_one_for_the_fix(capsys, monkeypatch):
+    monkeypatch.setenv("HGUARD_ENGINE", "fake")
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")].count("ok") > 8
+    assert any(line.startswith("warn  model") for line in lines)
+    assert any(line.strip() == "-> for tests only" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"), [("PORT", "http", "HGUARD_PORT="), ("MODLE", "x", "did you mean HGUARD_MODEL")]
+)
+def test_settings(doctor, name, value, words):
+    level, found, fix = doctor("settings", **{name: value})
+    assert level == "fail"
+    assert words in found
+    assert "hguard serve --help" in fix
+    assert doctor("model") is None  # what needs settings is not guessed
+
+
+def installed(folder, name, version, *lines):
+    """What pip leaves of a package, before all others on the path."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    head = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}", *lines]
+    (info / "METADATA").write_text("\n".join(head) + "\n")
+    return folder
+
+
+def findings_with(folder, cwd, **variables):
+    done = run("doctor", "--quick", "--json", cwd=cwd, first_on_path=folder, **variables)
+    return done.returncode, [(one["check"], one["level"], one["found"], one["fix"]) for one in json.loads(done.stdout)]
+
+
+def test_python_and_packages_out_of_their_ranges(tmp_path):
+    site = installed(
+        tmp_path / "a",
+        "hguard",
+        "9",
+        "Requires-Python: >=3.99",
+        "Requires-Dist: numpy>=99",
+        "Requires-Dist: nowhere-to-be-found>=1",
+    )
+    status, found = findings_with(site, tmp_path, HGUARD_PORT=0, HGUARD_ENGINE="fake")
+    assert status == 1
+    wrong = {(check, level): (words, fix) for check, level, words, fix in found if level == "fail"}
+    assert "needs >=3.99" in wrong["python", "fail"][0]
+    packages = [(words, fix) for check, level, words, fix in found if check == "packages"]
+    assert [words.split()[0] for words, _ in packages] == ["numpy", "nowhere-to-be-found"]
+    assert "not installed" in packages[1][0]
+    assert packages[0][1].startswith("pip install 'numpy>=99'")
+
+
+def test_a_vllm_that_was_built_for_another_torch(tmp_path):
+    site = installed(tmp_path / "a", "vllm", "0.25.1", "Requires-Dist: torch==1.0.0")
+    _, found = findings_with(site, tmp_path, HGUARD_PORT=0, HGUARD_ENGINE="vllm", HGUARD_MODEL="nowhere.gguf")
+    level, words, fix = next(rest for check, *rest in found if check == "vllm")
+    assert (level, "needs torch==1.0.0" in words, "make" in fix) == ("fail", True, True)
+
+
+def test_a_vllm_that_is_asked_for_and_not_there(doctor, monkeypatch):
+    from service.cli import check_machine
+
+    monkeypatch.setattr(check_machine, "_VLLM", ("nowhere-to-be-found",))  # it may be installed here
+    level, _, fix = doctor("vllm", engine="vllm")
+    assert (level, "make vllm" in fix) == ("fail", True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_asked_for_and_not_there(doctor, tmp_path, monkeypatch):
+    level, found, fix = doctor("gpu", device="cuda")
+    assert (level, "HGUARD_DEVICE wants a GPU" in found) == ("fail", True)
+    assert "driver" in fix
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\necho 999.1\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{smi.parent}{os.pathsep}{os.environ['PATH']}")
+    level, found, fix = doctor("gpu", device="auto")
+    assert (level, "driver 999.1" in found) == ("warn", True)
+    assert "CUDA" in fix
+
+
+def test_a_port_that_another_program_has_and_one_that_hguard_has(doctor, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        taken.listen()
+        level, found, _ = doctor("port", engine="fake", port=taken.getsockname()[1])
+        assert (level, "cannot listen" in found) == ("fail", True)
+    with running_service(tmp_path) as service:
+        assert doctor("port", port=service.port) == (
+            "ok",
+            f"127.0.0.1:{service.port} is served by an hguard already",
+            "",
+        )
+
+
+def test_an_address_of_another_machine(doctor):
+    level, found, _ = doctor("port", engine="fake", host="192.0.2.1", insecure=1, port=8000)
+    assert (level, "192.0.2.1" in found) == ("fail", True)
+    assert doctor("keys")[0] == "warn"
+
+
+@pytest.mark.parametrize(("text", "level"), [(None, "fail"), ("[[keys]]\nname = 1", "fail"), ("keys = []", "warn")])
+def test_a_file_of_keys(doctor, tmp_path, text, level):
+    if text is not None:
+        (tmp_path / "keys.toml").write_text(text)
+    assert doctor("keys", engine="fake", api_keys_file=tmp_path / "keys.toml")[0] == level
+
+
+def test_folders_that_cannot_be_written(doctor, tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(file))  # no folder can be made in it
+    assert doctor("labels", engine="fake")[0] == "fail"
+    assert doctor("audit log", engine="fake", audit_log=tmp_path / "nowhere" / "audit.jsonl")[0] == "fail"
+    assert doctor("probes dir", engine="fake", probes_dir=tmp_path / "nowhere")[0] == "fail"
+    assert doctor("labels", engine="fake", feedback_url="mysql://x")[0] == "fail"
+    assert "secret" not in str(doctor("labels", engine="fake", feedback_url="postgresql://me:secret@db/hguard"))
+    assert doctor("labels", engine="fake", feedback_url="off")[0] == "ok"
+
+
+def test_a_model_that_is_not_there(doctor, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "config.json" in doctor("model", model=tmp_path / "empty")[1]
+    level, found, _ = doctor("model", model="nowhere.gguf")
+    assert (level, "does not exist" in found) == ("fail", True)
+    assert doctor("model", model="not a name!")[0] == "fail"
+    level, _, fix = doctor("model", model=DEFAULT_MODEL, cache=tmp_path / "cache")
+    assert (level, "downloads" in fix) == ("warn", True)
+    assert doctor("golden trace", "--json")[0] == "warn"  # nothing is downloaded to run it
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_disk_that_is_too_full_for_the_model(doctor, tmp_path):
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        level, found, fix = doctor("model", model=DEFAULT_MODEL, cache=place / "cache")
+        assert (level, "0.0 GB are free" in found) == ("fail", True)
+        assert "HGUARD_CACHE" in fix
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_model_that_no_probe_was_trained_on(doctor, tmp_path):
+    level, found, fix = doctor("probe", model=save_tiny(tmp_path / "tiny"))
+    assert (level, "no probe for this" in found) == ("fail", True)
+    assert "hguard-train" in fix
+    level, found, _ = doctor("probe", probe=f"{DEFAULT_MODEL}@1.3.0")
+    assert (level, "widths" in found or "architecture" in found or "hidden_size" in found) == ("fail", True)
+
+
+def test_a_damaged_probe(doctor, tmp_path):
+    for version in ("1", "2"):
+        shutil.copytree(SHIPPED, tmp_path / "mine" / "copy" / version)
+    spoiling.swap_weights(tmp_path / "mine" / "copy" / "1", None)
+    level, found, _ = doctor("probes", engine="fake", probes_dir=tmp_path / "mine")
+    assert (level, "probe.safetensors" in found or "rename" in found) == ("warn", True)
+    assert doctor("probe", engine="fake", probe="copy@1")[0] == "fail"
+
+
+def test_a_probe_of_other_weights(doctor, tmp_path):
+    if find_model(DEFAULT_MODEL) is None:
+        pytest.skip("the default model is not here")
+    artifact = load_artifact(SHIPPED)
+    folder = tmp_path / "mine" / artifact.probe.name / artifact.probe.version
+    shutil.copytree(SHIPPED, folder)
+    spoiling.write_again(spoiling.of_other_weights)(folder, artifact)
+    level, found, _ = doctor("probe", probes_dir=tmp_path / "mine")
+    assert (level, "column norm" in found) == ("fail", True)
+
+
+def test_an_engine_that_scores_wrongly(doctor):
+    level, found, fix = doctor("golden trace", "--json", engine="fake", fake_fault="nan_scores")
+    assert (level, "golden_trace" in found) == ("fail", True)
+    assert "HGUARD_PROBE" in fix
+
+
+@pytest.mark.slow
+def test_the_golden_trace_runs_on_the_real_engine(doctor, tmp_path):
+    assert doctor("golden trace", "--json", device="cpu")[0] == "ok"
+    artifact = load_artifact(SHIPPED)
+    folder = tmp_path / "mine" / artifact.probe.name / artifact.probe.version
+    shutil.copytree(SHIPPED, folder)
+    spoiling.write_again(spoiling.with_another_trace)(folder, artifact)
+    level, found, _ = doctor("golden trace", "--json", device="cpu", probes_dir=tmp_path / "mine")
+    assert (level, "standard deviations away" in found) == ("fail", True)
