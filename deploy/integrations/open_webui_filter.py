@@ -1,6 +1,6 @@
 """
 title: hguard
-description: Judges each answer by hguard's hallucination risk; shows the risk, and withholds the answer over a threshold.
+description: Judges each answer by the risk that hguard gives it; shows the risk, withholds what is over a threshold.
 required_open_webui_version: 0.12.4
 requirements: httpx
 version: 1.0.0
