@@ -2,7 +2,7 @@
 
     python deploy/integrations/openai_client.py "What is the capital of Japan?"
 
-Whoever has a client of vLLM's or of OpenAI's server changes its address, and finds `guard` beside what was there before.
+Whoever has a client of vLLM or of OpenAI changes its address, and finds `guard` beside what was there before.
 HGUARD_URL is the server (http://127.0.0.1:8000 if unset), HGUARD_API_KEY its key if it has keys.
 """
 

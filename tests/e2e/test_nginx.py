@@ -163,7 +163,7 @@ async def test_the_largest_body_is_the_services(slow):
 
 
 async def test_hazard_a_dead_replica_takes_answers_with_it(tmp_path):
-    """JSON answers of a replica that is killed come from the other; its streams end without `done`, which clients see."""
+    """JSON answers of a replica that is killed come from the other; its streams end without `done`, as clients see."""
     with (
         running_service(tmp_path, fake_step_s=STEP_S) as one,
         running_service(tmp_path, fake_step_s=STEP_S) as two,
