@@ -32,4 +32,4 @@ headers = message.response_metadata["headers"]
 print(message.content)
 print(f"risk {headers['x-hguard-risk']}, action {headers['x-hguard-action']}, by {headers['x-hguard-probe']}")
 for token in message.response_metadata["logprobs"]["content"]:
-    print(f"  {token['token']!r}: {token['risk']}")  # None for a token outside of the claim that is judged
+    print(f"  {token['token']!r}: {token['risk']}")  # of this token alone; None: not scored
