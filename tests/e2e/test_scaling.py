@@ -26,8 +26,8 @@ def replicas(folder, **settings):
     with ExitStack() as stack:
         services = [stack.enter_context(running_service(folder, **settings)) for _ in range(2)]
         address = stack.enter_context(running_nginx(folder, *(service.port for service in services)))
-        places = [service.address for service in services]
-        one, two, front = [stack.enter_context(httpx.Client(base_url=place, timeout=30)) for place in (*places, address)]
+        places = [*(service.address for service in services), address]
+        one, two, front = [stack.enter_context(httpx.Client(base_url=place, timeout=30)) for place in places]
         yield SimpleNamespace(one=one, two=two, front=front, services=services)
 
 
