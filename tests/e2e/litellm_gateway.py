@@ -1,8 +1,6 @@
 """LiteLLM's gateway as a process of its own, in a virtual environment of its own: its pins do not fit beside ours."""
 
-import fcntl
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,36 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 
-from probes.models import cache_folder
+from tests.e2e.venvs import venv_with
 
 VERSION = "1.106.2"
 MASTER_KEY = "sk-" + "0123456789abcdef" * 3
-INSTALL_SECONDS = 900
 
 
 def litellm_command() -> Path:
-    """The gateway's command; installed once (about a minute) into the user's cache, or the test is skipped."""
-    home = cache_folder() / "venvs" / f"litellm-{VERSION}"
-    command, mark = home / "bin" / "litellm", home / "complete"
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with open(home.parent / f".litellm-{VERSION}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not mark.exists():
-            shutil.rmtree(home, ignore_errors=True)
-            wanted = f"litellm[proxy]=={VERSION}"
-            try:
-                for arguments in (["-m", "venv", home], [home / "bin" / "pip", "install", "--quiet", wanted]):
-                    program = [] if arguments[0] != "-m" else [sys.executable]
-                    subprocess.run(
-                        [*program, *arguments], check=True, capture_output=True, text=True, timeout=INSTALL_SECONDS
-                    )
-            except (subprocess.SubprocessError, OSError) as error:
-                said = str(getattr(error, "stderr", "") or error).strip().splitlines()
-                pytest.skip(f"{wanted} cannot be installed: {said[-1] if said else error}")
-            mark.touch()
-    return command
+    """The gateway's command; installing it takes about a minute."""
+    return venv_with(f"litellm-{VERSION}", f"litellm[proxy]=={VERSION}") / "bin" / "litellm"
 
 
 def free_port() -> int:

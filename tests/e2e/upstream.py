@@ -32,6 +32,9 @@ class Upstream:
     async def complete(self, request: Request):
         return await self._answer(request, "text_completion", _text, _text, chunk="text_completion")
 
+    async def models(self, request: Request):
+        return JSONResponse({"object": "list", "data": [{"id": "upstream", "object": "model", "owned_by": "test"}]})
+
     async def _answer(self, request, kind, whole, part, chunk="chat.completion.chunk"):
         body = await request.json()
         self.calls += 1
@@ -63,6 +66,7 @@ def serve_upstream():
         routes=[
             Route("/v1/chat/completions", upstream.chat, methods=["POST"]),
             Route("/v1/completions", upstream.complete, methods=["POST"]),
+            Route("/v1/models", upstream.models),
         ]
     )
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=2))
