@@ -1,0 +1,66 @@
+// Beside an answer: the numbers of one token, the neurons of the whole answer, the spans.
+
+import { number, riskText } from "./words.js";
+
+const make = (name, text, className = "") => Object.assign(document.createElement(name), { textContent: text, className });
+
+export function showToken(list, token) {
+  if (!token) {
+    list.replaceChildren(make("p", "Point at a token, or go to one with the arrow keys.", "hint"));
+    return;
+  }
+  const answer = { true: "yes", false: "no" }[token.is_answer] ?? "not known yet";
+  const rows = [
+    ["Token", `${token.i + 1}: ${JSON.stringify(token.text)}`],
+    ["Risk", riskText(token.risk)],
+    ["Log-probability", number(token.logprob)],
+    ["Entropy (nats)", number(token.entropy)],
+    ["Neurons' logit", number(token.logit)],
+    ["Residual's logit", number(token.residual)],
+    ["In the claim", answer],
+  ];
+  list.replaceChildren(...rows.map(([term, value]) => {
+    const row = document.createElement("div");
+    row.append(make("dt", term), make("dd", value));
+    return row;
+  }));
+}
+
+// The API names neurons for the whole response only: nothing is spread over tokens here.
+export function showNeurons(section, run) {
+  const neurons = run.guard?.explain;
+  const [hint, list] = [section.querySelector(".hint"), section.querySelector("ol")];
+  hint.textContent = neurons?.length
+    ? "Of the whole answer, not of one token: weight times mean CETT over the claim."
+    : run.guard ? "None were reported for this answer." : "They come when the answer was judged.";
+  const most = Math.max(...(neurons ?? []).map((one) => Math.abs(one.contribution)), 1e-9);
+  list.replaceChildren(...(neurons ?? []).map((one) => {
+    const row = document.createElement("li");
+    const bar = make("span", "", `bar ${one.contribution >= 0 ? "up" : "down"}`);
+    bar.style.setProperty("--share", Math.abs(one.contribution) / most);
+    bar.setAttribute("aria-hidden", "true");
+    const kind = one.weight > 0 ? "H-neuron" : "counter";
+    row.title = `weight ${number(one.weight)}: ${one.weight > 0 ? "speaks for a hallucination (an H-neuron)" : "speaks against one"}`;
+    row.append(make("span", `layer ${one.layer}, neuron ${one.neuron}`), make("small", kind, "kind"), bar,
+      make("span", `${one.contribution > 0 ? "+" : ""}${number(one.contribution, 2)}`, "figure"));
+    return row;
+  }));
+}
+
+export function showSpans(list, spans) {
+  list.replaceChildren(...spans.map((span) => {
+    const row = document.createElement("li");
+    row.append(make("span", span.text ?? "withheld", "span-text"), make("span", `risk ${riskText(span.risk)}`, "figure"));
+    return row;
+  }));
+}
+
+export function figures(run) {
+  const parts = [];
+  if (run.usage) parts.push(`${run.usage.completion_tokens} tokens`);
+  if (run.timing) parts.push(`${(run.timing.prefill_s + run.timing.decode_s).toFixed(2)} s`);
+  if (run.asked.seed !== null) parts.push(`seed ${run.asked.seed}`);
+  if (run.guard) parts.push(`${run.guard.probe.name}@${run.guard.probe.version}`);
+  if (run.id) parts.push(run.id);
+  return parts.join(" · ");
+}
