@@ -36,8 +36,8 @@ export class Answer {
     this.#dial();
     if (run.state === "streaming" && !run.guard) return; // the rest waits for the end
     find(".warnings").replaceChildren(...warnings(run).map((text) => Object.assign(document.createElement("li"), { textContent: text })));
-    find(".replaced").textContent = run.guard?.action === "abstained" ? run.text : "";
-    find(".replaced").hidden = run.guard?.action !== "abstained";
+    find(".replaced").textContent = run.guard?.action === "abstained" ? run.text : "The text was withheld.";
+    find(".replaced").hidden = !isWithheld(run);
     find(".plain").textContent = run.state === "done" && !isWithheld(run) ? run.text : "";
     find(".figures").textContent = figures(run);
     showSpans(find(".spans"), run.spans);
@@ -50,14 +50,14 @@ export class Answer {
 
   #dial() {
     const { guard, state, tokens, threshold } = this.run;
-    if (guard) this.dial.show(guard.risk, "risk of the answer", guard.threshold);
+    if (guard) this.dial.show(guard.risk, guard.risk === null ? "no risk to show" : "risk of the answer", guard.threshold);
     else if (state === "streaming" && tokens.length) this.dial.show(tokens.at(-1).risk, `token ${tokens.length}, so far`, threshold);
     else this.dial.show(null, state === "streaming" || state === "waiting" ? "not judged yet" : "never judged", threshold);
   }
 
   #point(token) {
     this.pointed = token?.i;
-    showToken(this.find(".numbers-list"), token);
+    showToken(this.find(".numbers-list"), token, isWithheld(this.run) ? "withheld" : "point at one, or use the arrow keys");
   }
 
   async #label(button) {

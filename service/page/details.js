@@ -4,21 +4,15 @@ import { number, riskText } from "./words.js";
 
 const make = (name, text, className = "") => Object.assign(document.createElement(name), { textContent: text, className });
 
-export function showToken(list, token) {
-  if (!token) {
-    list.replaceChildren(make("p", "Point at a token, or go to one with the arrow keys.", "hint"));
-    return;
-  }
-  const answer = { true: "yes", false: "no" }[token.is_answer] ?? "not known yet";
-  const rows = [
-    ["Token", `${token.i + 1}: ${JSON.stringify(token.text)}`],
-    ["Risk", riskText(token.risk)],
-    ["Log-probability", number(token.logprob)],
-    ["Entropy (nats)", number(token.entropy)],
-    ["Neurons' logit", number(token.logit)],
-    ["Residual's logit", number(token.residual)],
-    ["In the claim", answer],
+const TERMS = ["Token", "Risk", "Log-probability", "Entropy (nats)", "Logit of the neurons", "Logit of the residual", "In a claim"];
+
+export function showToken(list, token, hint) {
+  const said = token && [
+    `${token.i + 1}: ${JSON.stringify(token.text)}`,
+    ...[token.risk, token.logprob, token.entropy, token.logit, token.residual].map((value) => number(value)),
+    { true: "yes", false: "no" }[token.is_answer] ?? "not known yet",
   ];
+  const rows = TERMS.map((term, at) => [term, said?.[at] ?? (at ? "" : hint)]);
   list.replaceChildren(...rows.map(([term, value]) => {
     const row = document.createElement("div");
     row.append(make("dt", term), make("dd", value));
@@ -39,9 +33,9 @@ export function showNeurons(section, run) {
     const bar = make("span", "", `bar ${one.contribution >= 0 ? "up" : "down"}`);
     bar.style.setProperty("--share", Math.abs(one.contribution) / most);
     bar.setAttribute("aria-hidden", "true");
-    const kind = one.weight > 0 ? "H-neuron" : "counter";
+    const kind = one.weight > 0 ? "H-neuron" : "against";
     row.title = `weight ${number(one.weight)}: ${one.weight > 0 ? "speaks for a hallucination (an H-neuron)" : "speaks against one"}`;
-    row.append(make("span", `layer ${one.layer}, neuron ${one.neuron}`), make("small", kind, "kind"), bar,
+    row.append(make("span", `layer ${one.layer}, no. ${one.neuron}`), make("small", kind, "kind"), bar,
       make("span", `${one.contribution > 0 ? "+" : ""}${number(one.contribution, 2)}`, "figure"));
     return row;
   }));

@@ -35,8 +35,9 @@ export class Dial {
     this.arc.style.strokeDasharray = `${(isScored ? risk : 0) * HALF} ${HALF}`;
     this.value.textContent = isScored ? riskText(risk) : NONE;
     this.label.textContent = label;
-    this.mark.toggleAttribute("hidden", typeof threshold !== "number");
-    if (typeof threshold === "number") {
+    const isMarked = threshold > 0 && threshold < 1;
+    this.mark.toggleAttribute("hidden", !isMarked);
+    if (isMarked) {
       const [[x1, y1], [x2, y2]] = [point(threshold, RADIUS - 9), point(threshold, RADIUS + 9)];
       this.mark.setAttribute("d", `M${x1} ${y1} L${x2} ${y2}`);
     }

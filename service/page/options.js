@@ -3,21 +3,23 @@
 import { number } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const HELD = { block: "needs hold", abstain: "needs hold and the whole answer", suppress: "holds the whole answer" };
+const HELD = { block: "needs hold", abstain: "needs hold and the whole answer", suppress: "held" };
 const HINTS = {
   annotate: "Scores only; the threshold is shown and nothing acts on it.",
   flag: "Scores, and says flagged from the threshold on.",
   block: "From the threshold on the text is withheld.",
   abstain: "From the threshold on another text stands in its place.",
   stop: "The answer ends where the running risk crosses the threshold.",
-  suppress: "From the threshold on the model answers again with the H-neurons scaled down; the lower risk is kept. Experimental.",
+  suppress: "From the threshold on it answers again with the H-neurons scaled down, and keeps the lower risk. Experimental.",
   off: "No scoring at all: no risk and no colours.",
 };
 
 let own = null; // the active probe's entry of GET /probes
+let wantedMode = "immediate"; // what was chosen while it could be
 
 export function installOptions() {
   $("options").open = matchMedia("(min-width: 60rem)").matches;
+  $("mode").addEventListener("input", () => { wantedMode = $("mode").value; });
   $("options").addEventListener("input", show);
   show();
 }
@@ -25,7 +27,7 @@ export function installOptions() {
 export function offerThresholds(probe) {
   own = probe;
   const [mine, last] = [$("threshold").options[0], $("threshold").lastElementChild];
-  mine.textContent = `the probe's own (${number(probe.threshold)})`;
+  mine.textContent = `own (${number(probe.threshold)})`;
   for (const old of $("threshold").querySelectorAll("[data-budget]")) old.remove();
   for (const { fpr, threshold } of probe.budgets ?? []) {
     const option = new Option(`fpr:${fpr} (${number(threshold)})`, `fpr:${fpr}`);
@@ -46,7 +48,7 @@ function show() {
   const policy = $("policy").value;
   $("threshold-number").disabled = $("threshold").value !== "number";
   $("mode").disabled = policy in HELD;
-  if (policy in HELD) $("mode").value = "hold";
+  $("mode").value = policy in HELD ? "hold" : wantedMode;
   $("policy-hint").textContent = HINTS[policy] + (policy in HELD ? ` Stream: ${HELD[policy]}.` : "");
   const alpha = Number($("alpha").value);
   $("alpha-value").textContent = alpha.toFixed(1);

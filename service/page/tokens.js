@@ -55,13 +55,14 @@ export class TokenList {
   #point(element) {
     if (!element) return;
     this.#rove(Number(element.dataset.i));
+    for (const one of this.elements) one.element.ariaSelected = one.element === element;
     this.onPoint(this.tokens[this.at]);
   }
 
   #rove(to) {
     const [old, now] = [this.elements[this.at]?.element, this.elements[to]?.element];
-    if (old) Object.assign(old, { tabIndex: -1, ariaSelected: "false" });
-    if (now) Object.assign(now, { tabIndex: 0, ariaSelected: "true" });
+    if (old) old.tabIndex = -1;
+    if (now) now.tabIndex = 0;
     this.at = to;
   }
 }
