@@ -54,7 +54,7 @@ async def test_hazard_an_old_page_meets_a_new_service(serve):
     assert (other.status_code, other.content) == (200, first.content)
 
 
-NAMES = ["..", "../access.py", "%2e%2e%2faccess.py", "..%5caccess.py", "nothing.js", "__init__.py", "app.js/", "%00"]
+NAMES = ["..%2faccess.py", "%2e%2e%2faccess.py", "..%5caccess.py", "nothing.js", "__init__.py", "app.js/", "%00"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,7 +81,15 @@ def test_hazard_a_file_names_another_origin_or_an_inline_script():
         text = file.content.decode()
         addresses = set(re.findall(r"https?://[^\s\"'<>)]+", text))
         assert addresses <= {"http://www.w3.org/2000/svg"}, name  # a namespace, never fetched
-        for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " onclick", " style="):
+        for forbidden in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            " onclick",
+            " style=",
+        ):
             assert forbidden not in text, (name, forbidden)
     assert re.findall(r"<script[^>]*>", FILES["index.html"].content.decode()) == [
         '<script type="module" src="page/app.js">'
