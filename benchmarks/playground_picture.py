@@ -11,7 +11,7 @@ from tests.e2e.browser import chromium, visit
 from tests.running_service import running_service
 
 QUESTION = "What is the capital of Japan?"
-SIZE = {"width": 1180, "height": 1040}
+WIDTH = 1280
 
 
 def main() -> None:
@@ -23,17 +23,16 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         running_service(folder, engine="transformers", device="cpu", feedback_url="off") as service,
         chromium() as browser,
-        visit(browser, service.address, viewport=SIZE) as here,
+        visit(browser, service.address, viewport={"width": WIDTH, "height": 1000}) as here,
     ):
         here.ask(asked.question)
         here.answered()
         here.page.locator(".token.span").first.hover()
         here.page.evaluate("document.activeElement.blur()")
         here.page.wait_for_timeout(400)  # the dial and the colours come to rest
-        height = here.page.evaluate("Math.ceil(document.querySelector('.columns').getBoundingClientRect().bottom) + 16")
-        here.page.screenshot(
-            path=asked.out, full_page=True, clip={"x": 0, "y": 0, "width": SIZE["width"], "height": height}
-        )
+        bottom = here.page.evaluate("document.querySelector('.columns').getBoundingClientRect().bottom")
+        clip = {"x": 0, "y": 0, "width": WIDTH, "height": bottom + 16}
+        here.page.screenshot(path=asked.out, full_page=True, clip=clip)
     print(f"{asked.out}: {asked.out.stat().st_size / 1000:.0f} kB")
 
 

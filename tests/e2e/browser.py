@@ -19,7 +19,7 @@ LOOK = """() => [...document.querySelectorAll('.token')].map((one) => {
 
 
 def wait_for(condition: Any, seconds: float = 60) -> Any:
-    """What it returns once that is true. (Playwright's own wait evaluates strings in the page, which its CSP forbids.)"""
+    """What it returns once that is true; Playwright's own wait evaluates strings in the page, which the CSP forbids."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen"
