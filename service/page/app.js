@@ -60,7 +60,7 @@ async function checkReady() {
   const { status, reasons } = await readiness();
   $("ready").textContent = status.replace("_", " ");
   $("ready").dataset.state = status;
-  notice(status === "ready" ? standing : `Not ready: ${reasons.join("; ") || status}. Asked again every ${AGAIN_MS / 1000} seconds.`);
+  notice(status === "ready" ? standing : `Not ready: ${(reasons.join("; ") || status).replace(/\.$/, "")}. Asked again every ${AGAIN_MS / 1000} seconds.`);
   if (status !== "ready") timer = setTimeout(checkReady, AGAIN_MS);
   else if (!isKnown) await tellServed();
 }

@@ -26,7 +26,7 @@ export function showNeurons(section, run) {
   const [hint, list] = [section.querySelector(".hint"), section.querySelector("ol")];
   hint.textContent = neurons?.length
     ? "Of the whole answer, not of one token: weight times mean CETT over the claim."
-    : run.guard ? "None were reported for this answer." : "They come when the answer was judged.";
+    : run.guard ? "None were reported for this answer." : "Known once the answer is judged.";
   const most = Math.max(...(neurons ?? []).map((one) => Math.abs(one.contribution)), 1e-9);
   list.replaceChildren(...(neurons ?? []).map((one) => {
     const row = document.createElement("li");

@@ -24,6 +24,8 @@ export async function follow(run, body, signal, changed) {
     const isStopped = signal.aborted;
     if (!isStopped && !(error instanceof ServiceError)) throw error;
     run.state = isStopped ? "aborted" : "error";
+    run.guard = null; // a judgement whose answer did not end is none
+    run.spans = [];
     if (!isStopped) run.error = pack(error);
     changed(0);
   }

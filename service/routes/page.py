@@ -10,6 +10,7 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse
 
 from service.schemas.status import Index
 
@@ -30,7 +31,7 @@ HEADERS = {
 }
 """Trusted types: a browser that knows them refuses to parse any text as markup, whoever wrote it."""
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter()
 plain_router = APIRouter()
 """In place of the page where it is turned off."""
 
@@ -59,13 +60,13 @@ def read_files() -> Mapping[str, PageFile]:
 FILES = read_files()
 
 
-@router.get("/")
+@router.get("/", response_class=HTMLResponse)
 async def playground(request: Request) -> Response:
     """The page."""
     return _send(START, request)
 
 
-@router.get("/page/{name}")
+@router.get("/page/{name}", include_in_schema=False)
 async def page_file(name: str, request: Request) -> Response:
     """One of its files."""
     return _send(name, request)

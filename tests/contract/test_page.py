@@ -71,9 +71,10 @@ async def test_the_page_can_be_turned_off(serve):
     assert "/" in (await client.get("/openapi.json")).json()["paths"]
 
 
-async def test_the_document_of_the_api_leaves_the_page_out(serve):
+async def test_the_document_of_the_api_has_the_page_and_not_its_files(serve):
     paths = (await (await serve()).get("/openapi.json")).json()["paths"]
-    assert not [path for path in paths if path == "/" or path.startswith("/page")]
+    assert list(paths["/"]["get"]["responses"]["200"]["content"]) == ["text/html"]
+    assert not [path for path in paths if path.startswith("/page")]
 
 
 def test_hazard_a_file_names_another_origin_or_an_inline_script():

@@ -42,6 +42,20 @@ def test_hazard_an_answer_that_broke_off_looks_like_an_answer(browser, tmp_path)
         assert "The service cannot be reached." in here.text(".words")
 
 
+def test_hazard_a_stream_that_a_proxy_ends_politely_looks_like_an_answer(browser):
+    with serve_on_port(make_parts()) as address, visit(browser, address) as here:
+        body = {"prompt": "q", "stream": True, "guard": {"return_tokens": True}}
+        whole = httpx.post(f"{address}/generate", json=body).text
+        cut = whole[: whole.index("event: done")]
+        kind = "text/event-stream"
+        here.page.route("**/generate", lambda route: route.fulfill(body=cut, content_type=kind))
+        here.ask("q")
+        here.answered()
+        assert (here.text(".badge"), here.text(".dial-value")) == ("error", "not scored")
+        assert here.text(".history small") == "error"
+        assert "The connection ended before the answer was complete." in here.text(".words")
+
+
 @pytest.mark.parametrize("how", ["button", "escape"])
 def test_stopping_ends_the_generation(browser, how):
     parts = make_parts(step_seconds=0.1)
