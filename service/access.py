@@ -17,6 +17,7 @@ Need = KeyScope | Literal["public", "any"]
 
 ROUTES: dict[str, Need] = {
     "GET /": "public",
+    "GET /page/{name}": "public",
     "GET /livez": "public",
     "GET /readyz": "public",
     "GET /docs": "public",

@@ -17,7 +17,7 @@ from service.metrics import Metrics
 from service.middleware import CountRequests, LimitBody
 from service.openapi import install_openapi
 from service.prompt_memory import PromptMemory
-from service.routes import checks, feedback, generate, litellm, openai, probes, score, status
+from service.routes import checks, feedback, generate, litellm, openai, page, probes, score, status
 from service.settings import Settings
 from service.sinks import open_sinks
 from service.version import VERSION
@@ -83,5 +83,6 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     app.add_middleware(CountRequests, metrics=metrics, sinks=sinks)  # added last, so it is passed first
     for module in (generate, score, openai, checks, litellm, feedback, probes, status):
         app.include_router(module.router)
+    app.include_router(page.router if settings.page else page.plain_router)
     install_openapi(app)
     return app

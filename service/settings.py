@@ -134,6 +134,7 @@ class Settings(BaseSettings):
     score_timeout_s: float = Field(
         10.0, gt=0, description="seconds that judging one response may take; later counts as not scored"
     )
+    page: bool = Field(default=True, description="0: no playground page, `/` answers a line of JSON")
     fake_step_s: float = Field(0.0, ge=0, description="fake engine only: seconds a step takes")
     fake_fault: Literal["none", "missing_rows", "short_rows", "nan_scores", "crash", "hang"] = Field(
         "none", description="fake engine only: the fault it shows"

@@ -1,4 +1,4 @@
-"""GET /livez, /readyz, /version, /metrics and /: what runs here and whether it can be used."""
+"""GET /livez, /readyz, /version and /metrics: what runs here and whether it can be used."""
 
 import asyncio
 import platform
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
 from service.routes.dependencies import CurrentDrain, CurrentLifecycle, CurrentMetrics
-from service.schemas.status import Index, Live, Ready, Version
+from service.schemas.status import Live, Ready, Version
 from service.version import VERSION
 
 router = APIRouter()
@@ -53,12 +53,6 @@ async def show_metrics(request: Request, metrics: CurrentMetrics) -> Response:
     metrics.tasks.set(len(asyncio.all_tasks()))
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(metrics.registry), headers={"content-type": content_type})
-
-
-@router.get("/")
-async def index() -> Index:
-    """Where to go."""
-    return Index()
 
 
 @cache

@@ -1,0 +1,24 @@
+// Colours: the system's, or what was chosen; and whether numbers stand under the tokens. Kept in this browser.
+
+const STORE = "hguard.look";
+const $ = (id) => document.getElementById(id);
+
+export function installTheme() {
+  let look = {};
+  try {
+    look = JSON.parse(localStorage.getItem(STORE)) ?? {};
+  } catch { /* of another version */ }
+  $("theme").value = ["light", "dark"].includes(look.theme) ? look.theme : "auto";
+  $("numbers").checked = look.numbers ?? true;
+  const apply = () => {
+    document.documentElement.dataset.theme = $("theme").value;
+    document.documentElement.dataset.numbers = $("numbers").checked;
+  };
+  for (const id of ["theme", "numbers"]) {
+    $(id).addEventListener("change", () => {
+      apply();
+      localStorage.setItem(STORE, JSON.stringify({ theme: $("theme").value, numbers: $("numbers").checked }));
+    });
+  }
+  apply();
+}
