@@ -7,6 +7,12 @@
 ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
+# Debian's stable release is the pin of make.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends make \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /app
 ARG DEVICE=cpu
 # Where pip looks beside its own configuration; empty is pip's default. They stay in this stage: neither a layer nor the
 # history of the image that is served has them.
@@ -14,12 +20,6 @@ ARG PIP_INDEX_URL=
 ARG PIP_EXTRA_INDEX_URL=
 ARG PIP_FIND_LINKS=
 ENV PIP_NO_CACHE_DIR=1
-# Debian's stable release is the pin of make.
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends make \
-    && rm -rf /var/lib/apt/lists/*
-WORKDIR /app
 # The dependencies come before the code, so that a change of code does not install torch again.
 COPY Makefile pyproject.toml ./
 COPY deploy/install_vllm.py deploy/

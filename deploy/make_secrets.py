@@ -3,8 +3,8 @@
     docker compose run --rm secrets                              # before the first start; again: changes nothing
     docker compose run --rm secrets NAME --scopes infer          # another API key, valid within a second
 
-Runs in hguard's image as root: each file is readable by the user of the one container that mounts it, and by nobody else.
-What a person needs, an API key and Grafana's password, is shown once, when it is made.
+Runs in hguard's image as root: each file is readable by the user of the one container that mounts it, and by nobody
+else. What a person needs, an API key and Grafana's password, is shown once, when it is made.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from service.key_ring import KeysFileError, read_keys
 
 HGUARD, PROMETHEUS, GRAFANA = 10001, 65534, 472
 """User ids in the images."""
-API_KEYS, METRICS_KEY, HF_TOKEN, PASSWORD = "hguard_api_keys", "hguard_metrics_key", "hf_token", "grafana_admin_password"  # noqa: S105
+API_KEYS, METRICS_KEY, HF_TOKEN = "hguard_api_keys", "hguard_metrics_key", "hf_token"
+PASSWORD = "grafana_admin_password"  # noqa: S105
 
 
 def main() -> None:

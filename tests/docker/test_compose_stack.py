@@ -1,4 +1,4 @@
-"""`docker compose up` on a machine without a GPU: containers, keys, metrics, alerts, and what a stop and an upgrade keep.
+"""`docker compose up` without a GPU: containers, keys, metrics, an alert, and what a stop and new containers keep.
 
 Real daemon, real image, real model, real Prometheus and Alertmanager. `make e2e-docker`; about eight minutes.
 """
@@ -68,6 +68,13 @@ def test_no_container_is_root_or_can_gain_anything_or_write_beside_its_volumes(s
             stack.compose("exec", "-T", service, "sh", "-c", f"touch {writable}/x && rm {writable}/x")
 
 
+def test_the_image_holds_the_service_and_neither_tests_nor_secrets(stack):
+    top, deploy = (stack.compose("exec", "-T", "hguard", "ls", folder).split() for folder in ("/app", "/app/deploy"))
+    assert {"probes", "service", "pyproject.toml", "Makefile"} <= set(top)
+    assert not {"tests", "offline", "shared", ".git"} & set(top)
+    assert deploy == ["install_vllm.py"]
+
+
 def test_ports_are_open_on_loopback_only(stack):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))  # sends nothing; names the address that packets would leave from
@@ -75,7 +82,7 @@ def test_ports_are_open_on_loopback_only(stack):
     for address in (stack.hguard, stack.prometheus, stack.alertmanager):
         port = int(address.rpartition(":")[2])
         socket.create_connection(("127.0.0.1", port), timeout=10).close()
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionRefusedError):
             socket.create_connection((outside, port), timeout=10)
 
 
@@ -122,7 +129,7 @@ def test_stop_loses_no_token_and_labels_and_model_outlive_the_containers(stack):
     assert any(name.endswith(".safetensors") for name in cached)
     container = stack.inspect("hguard", "{{.Id}}")
     stack.compose("down")
-    report(f"start with the model in its volume: ready in {stack.up():.0f} s")
+    report(f"start with the model in its volume: all healthy after {stack.up():.0f} s")
     assert stack.inspect("hguard", "{{.Id}}") != container
     assert model_files(stack) == cached
     assert "download" not in stack.compose("logs", "hguard")
