@@ -71,7 +71,16 @@ def docker_daemon() -> Iterator[Docker]:
         return
     folder = Path(tempfile.mkdtemp(prefix="hguard-docker-"))  # short: a socket's path has at most 107 characters
     socket = f"unix://{folder}/docker.sock"
-    flags = ["--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"]
+    # Nothing here uses the default bridge, so none is left behind.
+    flags = [
+        "--bridge=none",
+        "--data-root",
+        f"{folder}/data",
+        "--exec-root",
+        f"{folder}/exec",
+        "--pidfile",
+        f"{folder}/pid",
+    ]
     log = (folder / "log").open("wb")
     daemon = subprocess.Popen(["dockerd", *flags, "--host", socket], stdout=log, stderr=log)
     try:
@@ -83,7 +92,15 @@ def docker_daemon() -> Iterator[Docker]:
         daemon.send_signal(signal.SIGTERM)
         daemon.wait(60)
         log.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        unmount_below(folder)
+        shutil.rmtree(folder)
+
+
+def unmount_below(folder: Path) -> None:
+    """What dockerd leaves mounted, and debootstrap when it is interrupted; the latest first."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in reversed([mount for mount in mounts if mount.startswith(f"{folder}/")]):
+        run("umount", mount)
 
 
 def is_up(docker: Docker, daemon: "subprocess.Popen[bytes]") -> bool:
