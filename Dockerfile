@@ -42,7 +42,7 @@ RUN if [ "${DEVICE}" = cuda ]; then \
     fi \
     && groupadd --gid 10001 hguard \
     && useradd --uid 10001 --gid 10001 --home-dir /var/cache/hguard --no-create-home --shell /usr/sbin/nologin hguard \
-    && install --directory --owner 10001 --group 10001 --mode 0700 /var/cache/hguard /var/lib/hguard
+    && install --directory --owner 10001 --group 10001 --mode 0700 /var/cache/hguard /var/lib/hguard /var/lib/hguard/probes
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 # The home is the cache volume, because models, compiled kernels and whatever else a library keeps can be had again. What

@@ -3,6 +3,7 @@
 Real daemon, real image, real model, real Prometheus and Alertmanager. `make e2e-docker`; about eight minutes.
 """
 
+import re
 import socket
 import stat
 import threading
@@ -10,7 +11,7 @@ import threading
 import httpx
 import pytest
 
-from tests.docker.daemon import wait_for
+from tests.docker.daemon import run, wait_for
 from tests.docker.stack import make_secrets, report
 
 pytestmark = pytest.mark.slow
@@ -107,6 +108,29 @@ def test_an_alert_reaches_alertmanager_when_hguard_is_down_and_ends_when_it_is_b
     stack.up()
     wait_for(lambda: "HguardDown" not in stack.firing(), 120, "the end of HguardDown")
     wait_for(lambda: "HguardDown" not in stack.notified(), 360, "its end in Alertmanager")
+
+
+def test_the_backup_of_the_readme_brings_labels_and_probes_back(stack):
+    shipped = stack.folder / "probes" / "library" / "smollm2-135m-instruct"
+    stack.compose("cp", str(shipped), "hguard:/var/lib/hguard/probes/")
+    with stack.client() as client:
+        label = {"id": client.post("/generate", json=QUESTION).json()["id"], "label": "faithful"}
+        assert client.post("/feedback", json=label).json()["replaced"] is False
+    keep, bring_back = (
+        line.replace("hguard_hguard-state", "hguard-test_hguard-state").replace("hguard:cuda", "hguard:cpu")
+        for line in re.findall(r"^docker run --rm --user 0 .+$", (stack.folder / "deploy/README.md").read_text(), re.M)
+    )
+    shell = {"cwd": stack.folder / "deploy", "env": stack.docker.environment}
+    stack.compose("stop", "hguard")
+    run("sh", "-c", keep, **shell)
+    stack.compose("rm", "--force", "hguard")
+    stack.docker("volume", "rm", "hguard-test_hguard-state")
+    stack.compose("up", "--no-start", "--no-build", "hguard")
+    run("sh", "-c", bring_back, **shell)
+    stack.up()
+    assert "probe.json" in stack.compose("exec", "-T", "hguard", "find", "/var/lib/hguard/probes")
+    with stack.client() as client:
+        assert client.post("/feedback", json=label).json()["replaced"] is True
 
 
 def test_stop_loses_no_token_and_labels_and_model_outlive_the_containers(stack):
