@@ -82,6 +82,7 @@ def docker_daemon() -> Iterator[Docker]:
         f"{folder}/pid",
     ]
     log = (folder / "log").open("wb")
+    firewall = run("iptables-save")
     daemon = subprocess.Popen(["dockerd", *flags, "--host", socket], stdout=log, stderr=log)
     try:
         docker = Docker(socket)
@@ -92,6 +93,7 @@ def docker_daemon() -> Iterator[Docker]:
         daemon.send_signal(signal.SIGTERM)
         daemon.wait(60)
         log.close()
+        run("iptables-restore", input=firewall)
         unmount_below(folder)
         shutil.rmtree(folder)
 
