@@ -15,10 +15,10 @@ TORCH ?= torch==$(TORCH_VERSION)$(if $(HAS_CUDA),,$(if $(IS_LINUX),+cpu))
 # Asked only when the configured package index has no CPU build.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup vllm serve test soak test-vllm test-gpu check train bench clean
+.PHONY: help setup vllm serve test soak test-vllm test-gpu e2e-docker check train bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -40,7 +40,7 @@ serve: setup $(if $(filter vllm,$(HGUARD_ENGINE)),vllm) ## serve the default mod
 	$(PY) -m service
 
 test: setup ## every test that needs neither a GPU nor vLLM
-	$(PY) -m pytest -m "not gpu" --ignore tests/vllm $(PYTEST_ARGS)
+	$(PY) -m pytest -m "not gpu" --ignore tests/vllm --ignore tests/docker $(PYTEST_ARGS)
 
 soak: setup ## five minutes of load, misbehaving clients included: flat memory, descriptors and tasks (SOAK_SECONDS)
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),300) $(PY) -m pytest tests/soak -s $(PYTEST_ARGS)
@@ -50,6 +50,9 @@ test-vllm: vllm ## the exactness suite on real vLLM
 
 test-gpu: vllm ## the exactness suite on CUDA
 	$(PY) -m pytest tests/gpu -m gpu $(PYTEST_ARGS)
+
+e2e-docker: setup ## deploy/compose.yaml and its CPU variant on a Docker daemon that the test starts (root; Debian's docker.io and debootstrap)
+	$(PY) -m pytest tests/docker -s $(PYTEST_ARGS)
 
 check: setup ## ruff, mypy strict, import rules
 	$(PY) -m ruff check .
