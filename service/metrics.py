@@ -89,7 +89,7 @@ class Metrics:
         self._show_zeros()
 
     def _show_zeros(self) -> None:
-        """Begin the labelled counters that are worth an alert at 0: Prometheus sees no increase in a series' first value."""
+        """Begin labelled counters that have an alert at 0: a series' first value is no increase to Prometheus."""
         reasons = get_args(FailureReason)
         for counter, values in (
             (self.scoring_failures, reasons),

@@ -18,16 +18,21 @@ RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 
 TARGET_LABELS = frozenset({"job", "instance"})
 """What Prometheus adds to each series of a target."""
+FROM_PROMETHEUS = {
+    "up": frozenset(),
+    "scrape_duration_seconds": frozenset(),
+    "ALERTS": frozenset({"alertname", "alertstate", "severity"}),
+}
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
-_WORDS = frozenset("and or unless by without on ignoring group_left group_right bool offset".split())
+_WORDS = frozenset({"and", "or", "unless", "offset", "bool"})
 _SERIES = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?![a-zA-Z0-9_:]*\s*\()")
 
 
 def exported() -> dict[str, frozenset[str]]:
     """Sample name -> its labels, of all that `GET /metrics` may show."""
     metrics = Metrics()
-    found: dict[str, frozenset[str]] = {"up": frozenset()}
+    found: dict[str, frozenset[str]] = {**FROM_PROMETHEUS}
     for collector in metrics.registry._collector_to_names:
         labels = frozenset(getattr(collector, "_labelnames", ()))
         for family in collector.collect():
