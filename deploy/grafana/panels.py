@@ -71,7 +71,13 @@ def heat(title: str, text: str, expression: str) -> heatmap.Panel:
     """Buckets of a histogram over time; the darker, the more."""
     color = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64)
     panel = heatmap.Panel().title(title).description(text).datasource(SOURCE).span(12).height(9)
-    panel = panel.calculate(False).color(color).y_axis(heatmap.YAxisConfig().unit("short").decimals(2)).cell_gap(1).show_tooltip()
+    panel = (
+        panel.calculate(False)
+        .color(color)
+        .y_axis(heatmap.YAxisConfig().unit("short").decimals(2))
+        .cell_gap(1)
+        .show_tooltip()
+    )
     query = prometheus.Dataquery().expr(expression).legend_format("{{le}}").ref_id("A").range()
     return panel.with_target(query.format(PromQueryFormat.HEATMAP))
 

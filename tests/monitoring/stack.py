@@ -33,7 +33,9 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def shorten(text: str) -> str:
     """Every duration of a configuration file, such as `5m`, by the factor."""
     return re.sub(
-        r"(?<=[\[ ])(\d+)([smhd])(?=[\]\s])", lambda found: f"{int(found[1]) * _UNITS[found[2]] * 1000 // FACTOR}ms", text
+        r"(?<=[\[ ])(\d+)([smhd])(?=[\]\s])",
+        lambda found: f"{int(found[1]) * _UNITS[found[2]] * 1000 // FACTOR}ms",
+        text,
     )
 
 

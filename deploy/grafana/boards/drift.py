@@ -44,7 +44,7 @@ def drift() -> dashboard.Dashboard:
         lines(
             "Share labelled hallucinated",
             "Of the labels since the start. People label what strikes them: this is no share of all traffic.",
-            (f"{hallucinated} / {labelled}", "hallucinated"),
+            (f"({hallucinated} or vector(0)) / {labelled}", "hallucinated"),
             is_share=True,
         ),
         lines(

@@ -44,7 +44,7 @@ def risk() -> dashboard.Dashboard:
             "Share of responses that were acted on",
             "Flagged, blocked, abstained, suppressed or stopped, of those under a policy that acts. Requests "
             "with annotate or off are left out.",
-            (f"{acted} / {asked}", "acted on"),
+            (f"({acted} or vector(0)) / {asked}", "acted on"),
             is_share=True,
         ),
         lines(

@@ -38,7 +38,7 @@ def serving() -> dashboard.Dashboard:
         lines(
             "Share of requests that failed",
             "Status 5xx, of all.",
-            (f"{failed} / {rate('hguard_requests_total', more=ASKING)}", "failed"),
+            (f"({failed} or vector(0)) / {rate('hguard_requests_total', more=ASKING)}", "failed"),
             is_share=True,
         ),
         lines(
