@@ -109,27 +109,17 @@ def running_stack(folder: Path, service_port: int, key_file: Path) -> Iterator[S
         routes = yaml.safe_load(shorten(ALERTMANAGER.read_text()))
         routes["receivers"][0]["webhook_configs"] = [{"url": receiver.address}]
         (folder / "alertmanager.yml").write_text(yaml.safe_dump(routes))
-        stack.enter_context(
-            _running(
-                [manager, f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/alerts"]
-                + [f"--web.listen-address=127.0.0.1:{ports['manager']}", "--cluster.listen-address="],
-                ports["manager"],
-                folder / "alertmanager.log",
-            )
-        )
-        stack.enter_context(
-            _running(
-                [prometheus, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-                + [f"--web.listen-address=127.0.0.1:{ports['prometheus']}"],
-                ports["prometheus"],
-                folder / "prometheus.log",
-            )
-        )
+        storage = [f"--storage.path={folder}/alerts", "--cluster.listen-address="]
+        stack.enter_context(_running(manager, folder / "alertmanager.yml", ports["manager"], *storage))
+        storage = [f"--storage.tsdb.path={folder}/data"]
+        stack.enter_context(_running(prometheus, folder / "prometheus.yml", ports["prometheus"], *storage))
         yield Stack(f"http://127.0.0.1:{ports['prometheus']}", receiver)
 
 
 @contextmanager
-def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
+def _running(program: str, config: Path, port: int, *options: str) -> Iterator[None]:
+    command = [program, f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}", *options]
+    log = config.with_suffix(".log")
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, cwd=log.parent)
     try:
@@ -141,7 +131,7 @@ def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
             except httpx.TransportError:
                 return False
 
-        wait_for(is_ready, f"{command[0]} is not ready")
+        wait_for(is_ready, f"{program} is not ready")
         yield
     finally:
         process.terminate()

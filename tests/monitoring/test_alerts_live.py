@@ -1,4 +1,4 @@
-"""A service that goes wrong, a real Prometheus and a real Alertmanager: the operator is told, and told when it is over."""
+"""A service that goes wrong, a real Prometheus and Alertmanager: the operator is told, and told when it is over."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""Every panel has something to show when the default model serves and everything is used; a healthy guard is left alone."""
+"""Every panel has something to show when the default model serves and is used; a healthy guard raises no alarm."""
 
 import contextlib
 import math
@@ -22,38 +22,29 @@ from tests.running_service import running_service
 
 pytestmark = pytest.mark.slow
 
-PLACES = [
-    "France",
-    "Japan",
-    "Peru",
-    "Kenya",
-    "Norway",
-    "Egypt",
-    "Chile",
-    "Ghana",
-    "Nepal",
-    "Cuba",
-    "Fiji",
-    "Malta",
-    "Spain",
-    "Italy",
-    "Austria",
-    "Ireland",
-    "Atlantis",
-    "Narnia",
-    "Mordor",
-    "Utopia",
-    "Zorblax",
-    "Wakanda",
-    "Lilliput",
-    "Ruritania",
-    "Sylvania",
-    "Freedonia",
-]
+PLACES = (
+    *(
+        "France",
+        "Japan",
+        "Peru",
+        "Kenya",
+        "Norway",
+        "Egypt",
+        "Chile",
+        "Ghana",
+        "Nepal",
+        "Cuba",
+        "Fiji",
+        "Malta",
+        "Spain",
+    ),
+    *("Atlantis", "Narnia", "Mordor", "Utopia", "Zorblax", "Wakanda", "Lilliput", "Ruritania", "Sylvania", "Freedonia"),
+    *("Italy", "Austria", "Ireland"),
+)
 LIBRARY = ROOT / "probes" / "library" / DEFAULT_MODEL
 SHIPPED = max(path.name for path in LIBRARY.iterdir())
 DUE_TO_THE_TEST = {"HguardMissing", "HguardFirstTokenSlow", "HguardRiskDrift"}
-"""Prometheus finds its targets in 5 s, here 5 minutes; all questions come at once; they are no questions of the card."""
+"""Prometheus finds its targets in 5 s, here 5 minutes; all questions come at once; not the card's questions."""
 
 
 def write_shadow(folder) -> Probe:
