@@ -124,9 +124,11 @@ class KeyRing:
             self._keys = read_keys(self.path)
         except KeysFileError as error:
             self._metrics.key_loads.labels("failed").inc()
+            self._metrics.keys_ok.set(0)
             logger.error("the API keys from before are used on: %s", error)
         else:
             self._metrics.key_loads.labels("ok").inc()
+            self._metrics.keys_ok.set(1)
             logger.info("%d API keys from %s", len(self._keys), self.path)
 
 

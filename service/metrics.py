@@ -1,8 +1,10 @@
 """Metrics: the Prometheus series of one application, in its own registry. Labels are bounded: no prompt, no id."""
 
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from service.judgement import Judgement
+from service.judgement import FailureReason, Judgement
 from service.policy import Action, Policy
 
 _RISKS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -40,6 +42,7 @@ class Metrics:
         self.waiting = gauge("requests_waiting", "Requests in the queue.")
         self.queue_capacity = gauge("queue_capacity", "Requests that the queue holds at most.")
         self.rejections = counter("admission_rejections_total", "Requests sent away before any work.", "reason")
+        self.ready = gauge("ready", "1: /readyz says 200.")
         self.draining = gauge("draining", "1: the server shuts down and takes no more requests.")
         self.stalled = gauge("engine_stalled", "1: requests run and no token comes.")
         self.tasks = gauge("event_loop_tasks", "Tasks of the event loop.")
@@ -74,6 +77,8 @@ class Metrics:
         self.build_info = gauge("build_info", "1, with what runs.", "version", "engine", "model", "dtype")
         self.probe_loads = counter("probe_loads_total", "Probes loaded or refused.", "result")
         self.key_loads = counter("api_key_loads_total", "Changed files of API keys, read or refused.", "result")
+        self.keys_ok = gauge("api_keys_file_ok", "0: the last change of the file of API keys was refused.")
+        self.keys_ok.set(1)
         self.probe_load_time = gauge("probe_last_load_timestamp_seconds", "When a probe was last loaded.")
         self.feedback = counter("feedback_total", "Responses that were labelled, by their first label.", "label")
         self.feedback_failures = counter(
@@ -81,6 +86,24 @@ class Metrics:
             "Labels answered with 503, and served responses that could not be kept for one.",
             "operation",
         )
+        self._show_zeros()
+
+    def _show_zeros(self) -> None:
+        """Begin labelled counters that have an alert at 0: a series' first value is no increase to Prometheus."""
+        reasons = get_args(FailureReason)
+        for counter, values in (
+            (self.scoring_failures, reasons),
+            (self.fail_open, reasons),
+            (self.shadow_failures, (*reasons, "too_slow")),
+            (self.rejections, ("queue_full", "rate_limited", "draining")),
+            (self.golden_failures, ("active", "canary", "shadow")),
+            (self.probe_loads, ("ok", "refused")),
+            (self.key_loads, ("ok", "failed")),
+            (self.feedback_failures, ("label", "remember")),
+            (self.prompts_forgotten, ("expired", "evicted")),
+        ):
+            for value in values:
+                counter.labels(value)
 
     def record_judgement(self, judgement: Judgement, probe: str, role: str = ACTIVE) -> None:
         """Count a judged response and its risks."""

@@ -40,8 +40,8 @@ class RunningService:
 
 
 @contextlib.contextmanager
-def running_service(folder: Any, **settings: Any) -> Iterator[RunningService]:
-    """Start, wait until ready, and leave nothing behind; `fake_step_s=0.05` is HGUARD_FAKE_STEP_S=0.05."""
+def running_service(folder: Any, *, awaited: str = "/readyz", **settings: Any) -> Iterator[RunningService]:
+    """Start, wait until `awaited` is 200, and leave nothing behind; `fake_step_s=0.05` is HGUARD_FAKE_STEP_S=0.05."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -50,10 +50,10 @@ def running_service(folder: Any, **settings: Any) -> Iterator[RunningService]:
     environment |= {f"HGUARD_{name.upper()}": str(value) for name, value in settings.items()}
     environment["PYTHONPATH"] = os.getcwd()
     process = subprocess.Popen([sys.executable, "-m", "service"], env=environment, cwd=folder)
-    service = RunningService(process, port)
+    service = RunningService(process, settings["port"])
     try:
         deadline = time.monotonic() + 120
-        while service.status("/readyz") != 200:
+        while service.status(awaited) != 200:
             assert process.poll() is None, "the service ended at its start"
             assert time.monotonic() < deadline, "the service did not come up"
             time.sleep(0.05)

@@ -48,8 +48,11 @@ async def show_version(lifecycle: CurrentLifecycle) -> Version:
 
 
 @router.get("/metrics", response_class=Response)
-async def show_metrics(request: Request, metrics: CurrentMetrics) -> Response:
+async def show_metrics(
+    request: Request, metrics: CurrentMetrics, lifecycle: CurrentLifecycle, drain: CurrentDrain
+) -> Response:
     """Prometheus text."""
+    metrics.ready.set(not lifecycle.reasons and not drain.is_draining)
     metrics.tasks.set(len(asyncio.all_tasks()))
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(metrics.registry), headers={"content-type": content_type})

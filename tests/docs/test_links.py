@@ -4,9 +4,6 @@ import re
 
 from tests.docs.blocks import ROOT, pages
 
-MISSING = {"docs/playground.png", "docs/runbook.md", "deploy/README.md", "deploy/kubernetes/README.md"}
-"""Made on other branches: whoever merges the last of them empties this set, or the test fails."""
-
 
 def test_links_lead_somewhere():
     links = [
@@ -18,4 +15,4 @@ def test_links_lead_somewhere():
     assert len(links) > 20
     places = {(ROOT / page).parent.joinpath(link).resolve(): page for page, link in links}
     wrong = {str(place.relative_to(ROOT)): page for place, page in places.items() if not place.exists()}
-    assert wrong.keys() == MISSING, wrong
+    assert not wrong, wrong

@@ -116,9 +116,11 @@ def test_hazard_a_damaged_file_locks_everybody_out_or_lets_everybody_in(tmp_path
         assert ring.find(None) is None
     assert loads(ring, "failed") == 1, "once, not with every look"
     assert "from before are used on" in caplog.text
+    assert ring._metrics.registry.get_sample_value("hguard_api_keys_file_ok") == 0
     write_keys(tmp_path, new="infer")
     clock[0] = 8.0
     assert ring.find(b"key of new") is not None
+    assert ring._metrics.registry.get_sample_value("hguard_api_keys_file_ok") == 1
 
 
 def test_hazard_the_time_of_a_comparison_tells_which_key_is_near(tmp_path, monkeypatch):
