@@ -178,7 +178,7 @@ def test_hazard_a_secret_is_found_somewhere(service):
     with client.stream("POST", "/generate", json={"prompt": SECRET, "stream": True}, headers=every):
         pass  # leaves
     keys.write_text(f'[[keys]]\nname = "a"\nsha256 = "{SECRET}"\nscopes = ["infer"]')
-    wait_for(lambda: 'api_key_loads_total{result="failed"}' in client.get("/metrics", headers=every).text)
+    wait_for(lambda: 'api_key_loads_total{result="failed"} 1.0' in client.get("/metrics", headers=every).text)
 
     answers += [client.get(place, headers=every) for place in PLACES]
     shown = [answer.text + str(answer.headers) for answer in answers]

@@ -151,7 +151,7 @@ async def test_hazard_the_canary_dies_and_looks_healthy(serve, monkeypatch, erro
         assert (await client.post("/generate", json={"prompt": QUESTION})).json()["error"]["code"] == "not_ready"
     await becomes(client, 200)
     assert await gauge(client, "golden_trace_ok") == 1
-    assert 'hguard_probe_loads_total{result="refused"}' not in (await client.get("/metrics")).text
+    assert 'hguard_probe_loads_total{result="refused"} 0.0' in (await client.get("/metrics")).text
 
 
 async def test_hazard_a_canary_that_starves_looks_healthy(serve):
