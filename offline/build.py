@@ -208,5 +208,6 @@ def _training(run: Run, table: Table, fitted: Fitted) -> dict[str, Any]:
         "position": fitted.candidate.variant.position,
         "standardised": fitted.candidate.variant.is_standardised,
         "C": round(fitted.c, 5),
+        "grid_C": fitted.candidate.c,
         "optimality_breach": fitted.fit.certificate.breach,
     }

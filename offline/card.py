@@ -64,7 +64,7 @@ def _training(training: dict[str, Any]) -> str:
         "consistency filter": f"{training['sampling']}; kept where at least {training['agreement']:.0%} agree",
         "labels": f"judge: {training['judge']}; balanced within source and relation",
         "answer tokens": training["spans"],
-        "fit": f"L1, {training['mode']}, C = {training['C']}, "
+        "fit": f"L1, {training['mode']}, C = {training['C']}{_lowered(training)}, "
         f"{'standardised' if training['standardised'] else 'raw'} CETT, "
         f"optimality breach {training['optimality_breach']:.1e}",
         "seed": training["seed"],
@@ -113,8 +113,9 @@ def _risk(artifact: ProbeArtifact) -> str:
             "standard errors goes, the cheapest first; a cost of 0.0000 is that of a part to which the others leave no "
             "weight of its sign.",
             render_table(["part", "cost", ""], steps),
-            "Thresholds for budgets of false positives: split conformal on the faithful unfiltered calibration rows; "
-            "the 95% interval of the threshold is by order statistics (binomial).",
+            "Thresholds for budgets of false positives: split conformal on the faithful unfiltered calibration rows, "
+            "approximate in that these rows had a say in the choice of parts; the 95% interval of the threshold is by "
+            "order statistics (binomial).",
             render_table(["faithful responses flagged at most", "threshold (risk)", "95% interval"], budgets),
         ]
     )
@@ -196,11 +197,16 @@ def _evidence(split: str, evidence: dict[str, Any]) -> str:
     )
 
 
+def _lowered(training: dict[str, Any]) -> str:
+    """The grid's C, where all training rows would have selected more H-neurons with it than the cap allows."""
+    return "" if training["C"] == training["grid_C"] else f" (of the grid {training['grid_C']}, lowered under the cap)"
+
+
 def _grid(selection: list[dict[str, Any]], training: dict[str, Any]) -> str:
     def row(candidate: dict[str, Any]) -> list[str]:
         is_chosen = all(
             candidate[theirs] == training[ours]
-            for theirs, ours in (("mode", "mode"), ("C", "C"), ("is_standardised", "standardised"))
+            for theirs, ours in (("mode", "mode"), ("C", "grid_C"), ("is_standardised", "standardised"))
         )
         return [
             candidate["mode"] + (" *" if is_chosen and candidate["position"] == training["position"] else ""),

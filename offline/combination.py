@@ -105,8 +105,9 @@ def fit_combination(columns: Columns, labels: Ints, rows: Mask, parts: Iterable[
 def choose_parts(columns: Columns, table: Table) -> tuple[tuple[Part, ...], list[Removal]]:
     """Backward elimination: as long as some part can be left out at no cost beyond noise, the cheapest goes.
 
-    The cost is the rise of the log-loss on rows that were not fitted on: training rows of another fold (disjoint by
-    answer string), and unfiltered calibration rows, which come at the rate and with the probe that are served.
+    The cost is the rise of the log-loss on rows that no weight was fitted on: training rows of another fold (disjoint
+    by answer string), and unfiltered calibration rows (after Platt's two numbers on them), which come at the rate and
+    with the probe that are served.
 
     Returns:
         The parts that are served, at least one, and every step: each removed part at its turn, then the kept ones.

@@ -1,4 +1,7 @@
-"""Stage 9: the served risk. Combines on training rows; calibrates and sets thresholds on calibration rows."""
+"""Stage 9: the served risk. Weights are fitted on training rows; parts are chosen on these and calibration rows.
+
+Calibrates and sets thresholds on calibration rows.
+"""
 
 import logging
 from collections.abc import Mapping

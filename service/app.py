@@ -66,6 +66,8 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
         version=VERSION,
         summary="Hallucination risk while a model answers",
         lifespan=lifespan,
+        docs_url=None,  # its page would run another host's script on the origin that keeps the playground's key
+        redoc_url=None,
         redirect_slashes=False,  # a redirect's address would come from the client's Host header
     )
     app.state.lifecycle = lifecycle

@@ -40,6 +40,6 @@ class Index(Sent):
     service: str = "hguard"
     generate: str = "POST /generate"
     score: str = "POST /score"
-    documentation: str = "/docs"
+    documentation: str = "/openapi.json"
     metrics: str = "/metrics"
     ready: str = "/readyz"

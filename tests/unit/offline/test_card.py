@@ -62,6 +62,7 @@ def artifact():
             "rows": {"train": {"faithful": 400, "hallucinated": 401}, "train by source": {"trivia": 1, "facts": 800}},
             "shared_answers_train_test": 0,
             "mode": "3-vs-1",
+            "grid_C": 3.0,
             "position": "own",
             "standardised": False,
             "C": 3.0,

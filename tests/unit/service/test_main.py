@@ -1,10 +1,11 @@
 """`python -m service`: what cannot work is said in one line, with exit code 2."""
 
+import asyncio
 import socket
 
 import pytest
 
-from service.__main__ import main, warn_of_risks
+from service.__main__ import bind, main, warn_of_risks
 from service.settings import Settings
 
 
@@ -27,6 +28,21 @@ def test_a_taken_port(monkeypatch, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("HGUARD_PORT", str(taken.getsockname()[1]))
         fails_with(capsys, "cannot listen", "HGUARD_PORT")
+
+
+async def test_hazard_small_answers_wait_40_ms_for_an_acknowledgement():
+    """Nagle's algorithm; uvloop turns it off on every connection, plain asyncio only where the socket says TCP."""
+    found = asyncio.get_running_loop().create_future()
+
+    def look(_reader, writer):
+        found.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    with bind(Settings(port=0)) as listener:
+        async with await asyncio.start_server(look, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            assert await asyncio.wait_for(found, 10)
+            writer.close()
 
 
 @pytest.mark.parametrize(
