@@ -101,9 +101,10 @@ def test_prometheus_scrapes_with_a_key_that_opens_nothing_else(stack):
 
 def test_an_alert_reaches_alertmanager_when_hguard_is_down_and_ends_when_it_is_back(stack):
     assert "HguardDown" not in stack.firing()
+    wait_for(lambda: [row["value"][1] for row in stack.query('up{job="hguard"}')] == ["1"], 60, "up == 1")
     stack.compose("stop", "hguard")
     assert stack.inspect("hguard", "{{.State.ExitCode}}") == "0"
-    wait_for(lambda: "HguardDown" in stack.firing(), 240, "HguardDown in Prometheus")
+    wait_for(lambda: "HguardDown" in stack.firing(), 360, "HguardDown in Prometheus")
     wait_for(lambda: "HguardDown" in stack.notified(), 60, "HguardDown in Alertmanager")
     stack.up()
     wait_for(lambda: "HguardDown" not in stack.firing(), 120, "the end of HguardDown")

@@ -25,7 +25,7 @@ FROM_PROMETHEUS = {
 }
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
-_WORDS = frozenset({"and", "or", "unless", "offset", "bool"})
+_WORDS = frozenset({"and", "or", "unless", "bool"})
 _SERIES = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?![a-zA-Z0-9_:]*\s*\()")
 
 
@@ -63,7 +63,7 @@ def recorded() -> set[str]:
 
 def series_in(expression: str) -> set[str]:
     """Names of the series in an expression."""
-    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]', "", expression)
+    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]|\boffset\s+\d+[smhd]', "", expression)
     bare = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", bare)
     return {name for name in _SERIES.findall(bare) if name not in _WORDS and name.lower() not in ("inf", "nan")}
 

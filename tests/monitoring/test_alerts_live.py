@@ -28,7 +28,7 @@ def test_the_operator_hears_of_a_wrong_tap_and_of_unguarded_answers_and_of_their
             assert summary == f"127.0.0.1:{port} does not reproduce its probe's scores"
             wait_for(lambda: "HguardNotReady" in stack.firing(), "not ready for 5 minutes")
             receiver.wait("HguardProbeLoadFailed", "firing")
-        wait_for(lambda: "HguardDown" in stack.firing(), "down for a minute")
+        wait_for(lambda: "HguardDown" in stack.firing(), "down for 3 minutes")
         # A new process: counters begin again. Judging is always too late, and clients ask to be served all the same.
         with running_service(tmp_path, score_timeout_s=1e-6, **common):
             receiver.wait("HguardGoldenTraceFailed", "resolved")

@@ -86,8 +86,8 @@ def guard_health() -> dashboard.Dashboard:
         ),
         lines(
             "Golden traces that failed",
-            "While serving, by the role of the probe. A canary or shadow that fails rests; the active one's "
-            "makes the service not ready.",
+            "While serving, by the role of the probe. A canary or shadow that fails rests (alert: "
+            "HguardSecondProbeFailing); the active one's makes the service not ready.",
             (f"sum by (role) (increase(hguard_golden_trace_failures_total{PICKED}[$__rate_interval]))", "{{role}}"),
         ),
         lines(
@@ -110,7 +110,8 @@ def guard_health() -> dashboard.Dashboard:
         lines(
             "What is missing in the records",
             "Requests not in the audit log, labels or responses that could not be kept, and prompts of "
-            "LiteLLM's gateway whose answer never came. Alerts: HguardAuditDropped, HguardFeedbackFailing.",
+            "LiteLLM's gateway whose answer never came. Alerts: HguardAuditDropped, HguardFeedbackFailing, "
+            "HguardAnswersNotJudged.",
             (rate("hguard_audit_dropped_total"), "audit log"),
             (rate("hguard_feedback_failures_total", "operation"), "feedback: {{operation}}"),
             (rate("hguard_prompts_forgotten_total", "reason"), "prompts {{reason}}"),

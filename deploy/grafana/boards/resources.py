@@ -21,7 +21,7 @@ def resources() -> dashboard.Dashboard:
         ),
         number(
             "Can be scraped",
-            "Whether Prometheus reached the instance. Alert: HguardDown.",
+            "Whether Prometheus reached the instance. Alerts: HguardDown, HguardNotStarted.",
             ('up{job="hguard", instance=~"$instance"}', "{{instance}}"),
             states=["!down", "up"],
         ),

@@ -81,7 +81,7 @@ def risk() -> dashboard.Dashboard:
         ),
         lines(
             "Responses the shadow could not score",
-            "By reason; too_slow: too many of its judgements wait.",
+            "By reason; too_slow: too many of its judgements wait. Alert: HguardSecondProbeFailing.",
             (rate("hguard_shadow_failures_total", "reason"), "{{reason}}"),
             unit="reqps",
         ),
