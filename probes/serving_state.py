@@ -68,11 +68,12 @@ def read_state(folder: Path) -> ServingState | None:
 
 
 def write_state(folder: Path, state: ServingState) -> None:
-    """Write the file; after a crash it is the old one or the new one, whole.
+    """Write the file, and make its folder; after a crash it is the old one or the new one, whole.
 
     Raises:
         OSError: The folder cannot be written.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=folder, prefix=f".{FILE}-", encoding="utf-8", delete=False) as file:
         try:
             file.write(json.dumps(asdict(state), indent=1) + "\n")

@@ -4,7 +4,7 @@
 
 ChatOpenAI drops fields that it does not know, the guard object among them. It keeps the headers, which have the risk of
 an answer that is not streamed, and the log-probabilities, which have the risk of each token, streamed or not.
-HGUARD_URL is the server (http://127.0.0.1:8000 if unset), HGUARD_API_KEY its key if it has keys.
+HGUARD_URL is the server (http://127.0.0.1:8000 if unset), HGUARD_CLIENT_KEY its key if it has keys.
 """
 
 import os
@@ -14,7 +14,7 @@ import httpx
 from langchain_openai import ChatOpenAI
 
 question = " ".join(sys.argv[1:]) or "What is the capital of Japan?"
-url, key = os.environ.get("HGUARD_URL", "http://127.0.0.1:8000"), os.environ.get("HGUARD_API_KEY", "none")
+url, key = os.environ.get("HGUARD_URL", "http://127.0.0.1:8000"), os.environ.get("HGUARD_CLIENT_KEY", "none")
 models = httpx.get(f"{url}/v1/models", headers={"authorization": f"Bearer {key}"}).raise_for_status().json()
 chat = ChatOpenAI(
     base_url=f"{url}/v1",

@@ -116,13 +116,16 @@ class Filter:
         for choice in event.get("choices") or []:
             key, delta = (str(event.get("id")), choice.get("index", 0)), choice.get("delta") or {}
             held = state.texts.pop(key, "") + str(delta.get("content") or "")
-            choice["delta"] = {name: delta[name] for name in _SHOWN if name in delta}
-            if not choice.get("finish_reason"):
+            shown = {name: delta[name] for name in _SHOWN if name in delta}
+            kept = {"index": key[1], "delta": shown, "finish_reason": choice.get("finish_reason")}
+            choice.clear()  # logprobs, text and message repeat what is held
+            choice.update(kept)
+            if not choice["finish_reason"]:
                 state.texts[key] = held
             elif held:
                 verdict = await self._judge(state.messages, held)
                 state.judged.add(verdict.text.strip())
-                choice["delta"]["content"] = verdict.text
+                shown["content"] = verdict.text
                 if verdict.is_withheld:
                     choice["finish_reason"] = "content_filter"
                 await _show(__event_emitter__, verdict.status)

@@ -3,7 +3,7 @@
     python deploy/integrations/openai_client.py "What is the capital of Japan?"
 
 Whoever has a client of vLLM or of OpenAI changes its address, and finds `guard` beside what was there before.
-HGUARD_URL is the server (http://127.0.0.1:8000 if unset), HGUARD_API_KEY its key if it has keys.
+HGUARD_URL is the server (http://127.0.0.1:8000 if unset), HGUARD_CLIENT_KEY its key if it has keys.
 """
 
 import os
@@ -14,7 +14,7 @@ import openai
 question = " ".join(sys.argv[1:]) or "What is the capital of Japan?"
 client = openai.OpenAI(
     base_url=os.environ.get("HGUARD_URL", "http://127.0.0.1:8000") + "/v1",
-    api_key=os.environ.get("HGUARD_API_KEY", "none"),
+    api_key=os.environ.get("HGUARD_CLIENT_KEY", "none"),
 )
 model = client.models.list().data[0].id
 messages = [{"role": "user", "content": question}]

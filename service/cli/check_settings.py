@@ -33,7 +33,10 @@ def check_files(settings: Settings) -> Iterator[Finding]:
     if settings.audit_log is not None:
         yield _check_folder("audit log", settings.audit_log.parent, "HGUARD_AUDIT_LOG", may_be_made=False)
     if settings.probes_dir is not None:
-        found = _check_folder("probes dir", settings.probes_dir, "HGUARD_PROBES_DIR", may_be_made=False)
+        found = _check_folder("probes dir", settings.probes_dir, "HGUARD_PROBES_DIR", may_be_made=True)
+        if found.level == "ok" and not settings.probes_dir.exists():
+            fix = "the first switch of a probe makes it; if it should have probes, correct HGUARD_PROBES_DIR"
+            found = Finding("probes dir", "warn", f"{settings.probes_dir} is not there", fix)
         yield found
 
 
@@ -63,7 +66,7 @@ def _check_labels(settings: Settings) -> Finding:
 
 
 def _check_folder(check: str, folder: Path, setting: str, *, may_be_made: bool) -> Finding:
-    """A folder that the service writes into; its own state folder it makes itself."""
+    """A folder that the service writes into; what may be made, it makes itself."""
     place = folder
     while may_be_made and not place.exists() and place != place.parent:
         place = place.parent

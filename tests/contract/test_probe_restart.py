@@ -82,6 +82,16 @@ class TestRestart:
             assert await list_states(client) == {"0": "active"} | dict.fromkeys("123", "available")
             assert (await read_metrics(client))['hguard_probe_loads_total{result="refused"}'] == 1
 
+    async def test_a_folder_that_is_not_there_is_made(self, tmp_path, monkeypatch):
+        """An empty volume in a pod hides the folder that the image has; the shipped probes can be switched."""
+        folder, shipped = tmp_path / "volume" / "probes", turned(fake_artifact(), "1")
+        monkeypatch.setattr("probes.registry.LIBRARY", write_library(tmp_path / "shipped", shipped))
+        async with self.start(folder) as client:
+            answer = await activate(client, shipped.probe)
+            assert (answer.status_code, answer.json()["is_kept"]) == (200, True)
+        async with self.start(folder) as client:
+            assert await list_states(client) == {"1": "active"}
+
     async def test_a_folder_that_cannot_be_written_is_said(self, folder, monkeypatch, caplog):
         def fails(*_):
             raise OSError("read-only file system")

@@ -25,7 +25,7 @@ def service(tmp_path_factory):
 
 
 def run(name, service, key="key of infer"):
-    environment = {**os.environ, "HGUARD_URL": service.address, "HGUARD_API_KEY": key, "PYTHONWARNINGS": "error"}
+    environment = {**os.environ, "HGUARD_URL": service.address, "HGUARD_CLIENT_KEY": key, "PYTHONWARNINGS": "error"}
     command = [sys.executable, FOLDER / name, "What is the capital of France?"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50, check=False)
 

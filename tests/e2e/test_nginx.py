@@ -205,6 +205,22 @@ async def test_hazard_a_replica_that_shuts_down_refuses_somebody(tmp_path):
         assert await asyncio.to_thread(one.process.wait, 20) == 0
 
 
+async def test_hazard_answers_that_could_not_be_scored_take_every_replica_out(tmp_path):
+    """Such a 503 is one request's: counted by nginx, a few of them would be 502 for everybody."""
+    with (
+        running_service(tmp_path, score_timeout_s=1e-9) as one,
+        running_service(tmp_path, score_timeout_s=1e-9) as two,
+        running_nginx(tmp_path, one.port, two.port) as address,
+    ):
+        async with client_of(address) as client:
+            for _ in range(8):
+                unscored = await client.post("/generate", json=body(guard={"on_error": "fail_closed"}))
+                assert (unscored.status_code, unscored.json()["error"]["code"]) == (503, "guard_unavailable")
+                assert (await client.get("/readyz")).status_code == 200
+            shown = await client.post("/generate", json=body(guard={"on_error": "fail_open"}))
+            assert (shown.status_code, shown.json()["choices"][0]["guard"]["status"]) == (200, "failed")
+
+
 async def test_hazard_litellms_answer_reaches_a_process_that_never_saw_its_prompt(tmp_path):
     """Each gateway's address keeps to one replica, and there is work for both of them."""
     with (

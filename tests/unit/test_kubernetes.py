@@ -13,6 +13,7 @@ from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
 from kubernetes_validate import validate
 
 from deploy.kubernetes.make_prometheus_rule import OUT, RULES, main, prometheus_rule
+from probes.serving_state import FILE, ProbeReference, ServingState, write_state
 from service.access import ROUTES
 from service.metrics import Metrics
 from service.probe_switch import START_PATIENCE
@@ -88,7 +89,7 @@ def test_hazard_service_links_are_taken_for_settings(objects, read):
     assert pod_of(objects)["enableServiceLinks"] is False
 
 
-def test_files_lie_where_the_settings_say_and_what_is_written_can_be(objects, read):
+def test_files_lie_where_the_settings_say_and_what_is_written_can_be(objects, read, tmp_path):
     pod = pod_of(objects)
     (container,) = pod["containers"]
     settings = read(environment_of(objects, SECRETS))
@@ -99,7 +100,13 @@ def test_files_lie_where_the_settings_say_and_what_is_written_can_be(objects, re
     assert keys["items"] == [{"key": settings.api_keys_file.name, "path": settings.api_keys_file.name}]
     written = {place for place, mount in mounts.items() if not mount.get("readOnly")}
     assert {"/var/lib/hguard", "/var/cache/hguard", "/tmp"} <= written
-    assert str(settings.probes_dir) in written or str(settings.probes_dir.parent) in written
+    # An empty volume hides the image's folders: the service finds nothing but the mounts, and writes all the same.
+    assert any(settings.probes_dir.is_relative_to(place) for place in written)
+    for place in written:
+        (tmp_path / place.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    probes = tmp_path / str(settings.probes_dir).lstrip("/")
+    write_state(probes, ServingState("default", ProbeReference("fake", "0", "a")))
+    assert (probes / FILE).is_file()
 
 
 def test_hazard_a_probe_asks_what_the_service_does_not_answer(objects):
@@ -117,6 +124,10 @@ def test_hazard_a_pod_is_killed_before_it_has_started_or_drained(objects, read):
     (container,) = pod["containers"]
     start = container["startupProbe"]
     assert start["periodSeconds"] * start["failureThreshold"] >= START_PATIENCE * settings.canary_timeout_s + 300
+    assert (
+        one(objects, "Deployment")["spec"]["progressDeadlineSeconds"]
+        > start["periodSeconds"] * start["failureThreshold"]
+    )
     (program, waits) = container["lifecycle"]["preStop"]["exec"]["command"]
     assert program == "sleep"
     needed = int(waits) + settings.drain_s + FLUSH_SECONDS + ENGINE_END_SECONDS

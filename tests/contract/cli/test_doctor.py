@@ -169,7 +169,9 @@ def test_folders_that_cannot_be_written(doctor, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(file))  # no folder can be made in it
     assert doctor("labels", engine="fake")[0] == "fail"
     assert doctor("audit log", engine="fake", audit_log=tmp_path / "nowhere" / "audit.jsonl")[0] == "fail"
-    assert doctor("probes dir", engine="fake", probes_dir=tmp_path / "nowhere")[0] == "fail"
+    assert doctor("probes dir", engine="fake", probes_dir=tmp_path / "nowhere")[0] == "warn"
+    assert not (tmp_path / "nowhere").exists()
+    assert doctor("probes dir", engine="fake", probes_dir=file / "nowhere")[0] == "fail"
     assert doctor("labels", engine="fake", feedback_url="mysql://x")[0] == "fail"
     assert "secret" not in str(doctor("labels", engine="fake", feedback_url="postgresql://me:secret@db/hguard"))
     assert doctor("labels", engine="fake", feedback_url="off")[0] == "ok"
