@@ -1,11 +1,17 @@
 // What the page asks of the service, and the service's errors in its own words. Renders nothing.
 
+import { read, write } from "./store.js";
+
 const STORE = "hguard.key";
+let current = read("sessionStorage", STORE) ?? "";
 let askKey = async () => null; // set by key.js
 
 export const key = {
-  get: () => sessionStorage.getItem(STORE) ?? "",
-  set: (value) => (value ? sessionStorage.setItem(STORE, value) : sessionStorage.removeItem(STORE)),
+  get: () => current,
+  set: (value) => {
+    current = value;
+    write("sessionStorage", STORE, value || null);
+  },
   onMissing: (ask) => { askKey = ask; },
 };
 
@@ -51,14 +57,21 @@ async function request(path, { body, signal } = {}) {
 }
 
 export async function call(path, options) {
-  return (await request(path, options)).json();
+  const response = await request(path, options);
+  try {
+    return await response.json();
+  } catch {
+    throw new ServiceError(`What answered /${path} is not the service: it sent no JSON.`, { fix: CHECK });
+  }
 }
 
 // Whether the service takes requests; not ready is an answer here, not an error.
 export async function readiness() {
   try {
     const response = await fetch("readyz", { cache: "no-store", credentials: "omit" });
-    return await response.json();
+    const { status, reasons } = await response.json();
+    if (typeof status !== "string") throw new TypeError("an error envelope, or another server");
+    return { status, reasons: Array.isArray(reasons) ? reasons : [] };
   } catch {
     return { status: "unreachable", reasons: [UNREACHABLE] };
   }

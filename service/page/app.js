@@ -29,9 +29,12 @@ async function ask(question) {
     return { run, body, answer: new Answer(run) };
   });
   show(work.map(({ answer }) => answer));
-  await Promise.all(work.map(({ run, body, answer }) => follow(run, body, controller.signal, (from) => answer.update(from))));
-  running = null;
-  setBusy(false);
+  try {
+    await Promise.all(work.map(({ run, body, answer }) => follow(run, body, controller.signal, (from) => answer.update(from))));
+  } finally {
+    running = null;
+    setBusy(false);
+  }
   $("live").textContent = runs.map(announcement).join(" ");
   remember(question, runs);
   checkReady();
@@ -86,9 +89,11 @@ async function tellServed() {
     $("probe").title = `AUROC ${active.auroc ?? "not measured"}, calibration error ${active.calibration_error ?? "not measured"}`;
     offerThresholds(active);
   } catch (error) {
-    if (!(error instanceof ServiceError)) throw error;
     isKnown = false;
-    notice(`${error.message} ${error.fix}`);
+    const isSaid = error instanceof ServiceError;
+    if (!isSaid) console.error(error);
+    notice(isSaid ? `${error.message} ${error.fix}` : "What the service says of itself cannot be read. Reload the page.");
+    if (error.status !== 401) timer = setTimeout(checkReady, AGAIN_MS);
   }
 }
 
@@ -123,10 +128,10 @@ function installLegend() {
   }));
 }
 
+installForm(); // first: nothing that fails below may take it away
 installTheme();
 installLegend();
 installKey(checkReady);
 installOptions();
 installHistory(choose);
-installForm();
 checkReady();

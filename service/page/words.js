@@ -3,8 +3,8 @@
 export const BANDS = [0.2, 0.4, 0.6, 0.8, 1];
 export const NONE = "not scored";
 
-export const band = (risk) => (risk === null || risk === undefined ? null : BANDS.findIndex((end) => risk < end || end === 1));
-export const number = (value, digits = 3) => (value === null || value === undefined ? NONE : value.toFixed(digits).replace("-", "−"));
+export const band = (risk) => (typeof risk === "number" ? BANDS.findIndex((end) => risk < end || end === 1) : null);
+export const number = (value, digits = 3) => (typeof value === "number" ? value.toFixed(digits).replace("-", "−") : NONE);
 export const riskText = (risk) => number(risk, 3);
 
 const say = (kind, badge, words, fix = "") => ({ kind, badge, words, fix });
@@ -63,7 +63,9 @@ function judged({ guard }) {
       return say("failed", NONE, "A token of the answer could not be scored, so there is no risk.", "Treat it as unguarded; the service's log says why.");
     case "disabled":
       return say("disabled", "guard off", "Policy “off”: nothing was scored.", "Choose “annotate” to see the risk.");
-    default: {
+    case "scored":
+    case "partial": {
+      if (typeof risk !== "number" || typeof threshold !== "number") break;
       const part = status === "partial" ? " Some tokens outside the answer were not scored." : "";
       const compared = `risk ${riskText(risk)}, threshold ${riskText(threshold)}.`;
       return risk >= threshold
@@ -71,6 +73,7 @@ function judged({ guard }) {
         : say("under", status === "partial" ? "partly scored" : "under threshold", `Under the threshold: ${compared}${part}`);
     }
   }
+  return say("failed", NONE, `The service sent no risk that this page understands (status ${status}).`, "Treat it as unguarded; this page and the service may be of two versions.");
 }
 
 export function warnings({ guard, finish }) {
