@@ -29,9 +29,11 @@ const CHECK = "Check that the service runs (its /readyz says what is missing), t
 // Of an error envelope; the other server in the way may have answered without one.
 export function envelopeError(body, status, retryAfter) {
   const error = body?.error;
-  if (!error?.message) return new ServiceError(`The answer was HTTP ${status}, without a reason.`, { status, fix: CHECK });
-  const details = (error.details ?? []).slice(1).map((one) => (one.param ? `${one.param}: ${one.message}` : one.message));
   const fix = retryAfter ? `Try again in ${retryAfter} s.` : "";
+  if (typeof error?.message !== "string") {
+    return new ServiceError(`The answer was HTTP ${status}, without a reason.`, { status, fix: fix || CHECK });
+  }
+  const details = (Array.isArray(error.details) ? error.details : []).slice(1).map((one) => (one.param ? `${one.param}: ${one.message}` : one.message));
   return new ServiceError(error.message, { code: error.code, status, requestId: error.request_id ?? "", details, fix });
 }
 

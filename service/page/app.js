@@ -1,7 +1,7 @@
 // The page: asks, shows, stops, remembers. Everything that comes from the service is set as text.
 
 import { Answer } from "./answer.js";
-import { ServiceError, call, readiness } from "./api.js";
+import { ServiceError, call, key, readiness } from "./api.js";
 import { installHistory, remember } from "./history.js";
 import { installKey } from "./key.js";
 import { installOptions, offerThresholds, requests } from "./options.js";
@@ -13,6 +13,7 @@ const $ = (id) => document.getElementById(id);
 const AGAIN_MS = 5000;
 let running = null; // the AbortController of what runs
 let isKnown = false; // model and probe were told
+let declined = null; // the key with which the service was left unasked: the dialog was closed
 let timer = 0;
 let standing = ""; // what is said while all is well
 
@@ -37,6 +38,8 @@ async function ask(question) {
   }
   $("live").textContent = runs.map(announcement).join(" ");
   remember(question, runs);
+  const probe = runs.at(-1).guard?.probe;
+  if (probe && `${probe.name}@${probe.version}` !== $("probe").textContent) isKnown = false; // it was switched
   checkReady();
 }
 
@@ -65,7 +68,7 @@ async function checkReady() {
   $("ready").dataset.state = status;
   notice(status === "ready" ? standing : `Not ready: ${(reasons.join("; ") || status).replace(/\.$/, "")}. Asked again every ${AGAIN_MS / 1000} seconds.`);
   if (status !== "ready") timer = setTimeout(checkReady, AGAIN_MS);
-  else if (!isKnown) await tellServed();
+  else if (!isKnown && key.get() !== declined) await tellServed();
 }
 
 function notice(text) {
@@ -90,6 +93,7 @@ async function tellServed() {
     offerThresholds(active);
   } catch (error) {
     isKnown = false;
+    if (error.status === 401) declined = key.get();
     const isSaid = error instanceof ServiceError;
     if (!isSaid) console.error(error);
     notice(isSaid ? `${error.message} ${error.fix}` : "What the service says of itself cannot be read. Reload the page.");
@@ -109,11 +113,12 @@ function installForm() {
   });
   $("stop").addEventListener("click", () => running?.abort());
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") running?.abort();
+    if (event.key === "Escape" && !$("key-dialog").open) running?.abort();
   });
   for (const button of $("examples").children) {
     button.addEventListener("click", () => {
       $("question").value = button.textContent;
+      $("question").focus(); // the examples go away
       $("form").requestSubmit();
     });
   }
@@ -131,7 +136,11 @@ function installLegend() {
 installForm(); // first: nothing that fails below may take it away
 installTheme();
 installLegend();
-installKey(checkReady);
+installKey(() => {
+  declined = null;
+  isKnown = false; // another key may be shown other things
+  checkReady();
+});
 installOptions();
 installHistory(choose);
 checkReady();

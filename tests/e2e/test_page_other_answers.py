@@ -1,4 +1,4 @@
-"""The playground before answers and stored data that it does not know: nothing may look clean, and nothing may stick."""
+"""The playground before answers and stored data that it does not know: nothing looks clean, and nothing sticks."""
 
 import json
 
@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from tests.e2e.browser import chromium, visit, wait_for
+from tests.keys import write_keys
 from tests.serving import make_parts, serve_on_port
 
 pytestmark = pytest.mark.slow
@@ -172,3 +173,26 @@ def test_hazard_one_odd_version_leaves_the_header_empty(browser, address, said):
         here.page.unroute("**/version")
         here.page.clock.run_for(6000)
         wait_for(lambda: here.text("#probe") == "fake@0")
+
+
+@pytest.mark.parametrize("how", ["cancel", "escape"])
+def test_hazard_the_dialog_for_a_key_comes_back_at_once(browser, tmp_path, how):
+    with (
+        serve_on_port(make_parts(), api_keys_file=write_keys(tmp_path)) as closed,
+        visit(browser, closed, expected="401") as here,
+    ):
+        wait_for(lambda: here.page.is_visible("#key-dialog"))
+        here.page.fill("#key", "k\u20acy")
+        here.page.press("#key", "Enter")
+        wait_for(lambda: "no API key" in here.text("#key-message"))
+        here.page.click("#key-cancel")
+        here.ask("q")
+        wait_for(lambda: here.page.is_visible("#key-dialog"))
+        if how == "cancel":
+            here.page.click("#key-cancel")
+        else:
+            here.page.keyboard.press("Escape")
+        here.answered()
+        assert "send a valid API key" in here.text(".words")
+        here.page.wait_for_timeout(500)
+        assert not here.page.is_visible("#key-dialog")
