@@ -1,11 +1,17 @@
 // What the page asks of the service, and the service's errors in its own words. Renders nothing.
 
+import { read, write } from "./store.js";
+
 const STORE = "hguard.key";
+let current = read("sessionStorage", STORE) ?? "";
 let askKey = async () => null; // set by key.js
 
 export const key = {
-  get: () => sessionStorage.getItem(STORE) ?? "",
-  set: (value) => (value ? sessionStorage.setItem(STORE, value) : sessionStorage.removeItem(STORE)),
+  get: () => current,
+  set: (value) => {
+    current = value;
+    write("sessionStorage", STORE, value || null);
+  },
   onMissing: (ask) => { askKey = ask; },
 };
 
@@ -23,9 +29,11 @@ const CHECK = "Check that the service runs (its /readyz says what is missing), t
 // Of an error envelope; the other server in the way may have answered without one.
 export function envelopeError(body, status, retryAfter) {
   const error = body?.error;
-  if (!error?.message) return new ServiceError(`The answer was HTTP ${status}, without a reason.`, { status, fix: CHECK });
-  const details = (error.details ?? []).slice(1).map((one) => (one.param ? `${one.param}: ${one.message}` : one.message));
   const fix = retryAfter ? `Try again in ${retryAfter} s.` : "";
+  if (typeof error?.message !== "string") {
+    return new ServiceError(`The answer was HTTP ${status}, without a reason.`, { status, fix: fix || CHECK });
+  }
+  const details = (Array.isArray(error.details) ? error.details : []).slice(1).map((one) => (one.param ? `${one.param}: ${one.message}` : one.message));
   return new ServiceError(error.message, { code: error.code, status, requestId: error.request_id ?? "", details, fix });
 }
 
@@ -51,14 +59,21 @@ async function request(path, { body, signal } = {}) {
 }
 
 export async function call(path, options) {
-  return (await request(path, options)).json();
+  const response = await request(path, options);
+  try {
+    return await response.json();
+  } catch {
+    throw new ServiceError(`What answered /${path} is not the service: it sent no JSON.`, { fix: CHECK });
+  }
 }
 
 // Whether the service takes requests; not ready is an answer here, not an error.
 export async function readiness() {
   try {
     const response = await fetch("readyz", { cache: "no-store", credentials: "omit" });
-    return await response.json();
+    const { status, reasons } = await response.json();
+    if (typeof status !== "string") throw new TypeError("an error envelope, or another server");
+    return { status, reasons: Array.isArray(reasons) ? reasons : [] };
   } catch {
     return { status: "unreachable", reasons: [UNREACHABLE] };
   }

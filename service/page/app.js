@@ -1,7 +1,7 @@
 // The page: asks, shows, stops, remembers. Everything that comes from the service is set as text.
 
 import { Answer } from "./answer.js";
-import { ServiceError, call, readiness } from "./api.js";
+import { ServiceError, call, key, readiness } from "./api.js";
 import { installHistory, remember } from "./history.js";
 import { installKey } from "./key.js";
 import { installOptions, offerThresholds, requests } from "./options.js";
@@ -13,6 +13,7 @@ const $ = (id) => document.getElementById(id);
 const AGAIN_MS = 5000;
 let running = null; // the AbortController of what runs
 let isKnown = false; // model and probe were told
+let declined = null; // the key with which the service was left unasked: the dialog was closed
 let timer = 0;
 let standing = ""; // what is said while all is well
 
@@ -29,11 +30,16 @@ async function ask(question) {
     return { run, body, answer: new Answer(run) };
   });
   show(work.map(({ answer }) => answer));
-  await Promise.all(work.map(({ run, body, answer }) => follow(run, body, controller.signal, (from) => answer.update(from))));
-  running = null;
-  setBusy(false);
+  try {
+    await Promise.all(work.map(({ run, body, answer }) => follow(run, body, controller.signal, (from) => answer.update(from))));
+  } finally {
+    running = null;
+    setBusy(false);
+  }
   $("live").textContent = runs.map(announcement).join(" ");
   remember(question, runs);
+  const probe = runs.at(-1).guard?.probe;
+  if (probe && `${probe.name}@${probe.version}` !== $("probe").textContent) isKnown = false; // it was switched
   checkReady();
 }
 
@@ -62,7 +68,7 @@ async function checkReady() {
   $("ready").dataset.state = status;
   notice(status === "ready" ? standing : `Not ready: ${(reasons.join("; ") || status).replace(/\.$/, "")}. Asked again every ${AGAIN_MS / 1000} seconds.`);
   if (status !== "ready") timer = setTimeout(checkReady, AGAIN_MS);
-  else if (!isKnown) await tellServed();
+  else if (!isKnown && key.get() !== declined) await tellServed();
 }
 
 function notice(text) {
@@ -86,9 +92,12 @@ async function tellServed() {
     $("probe").title = `AUROC ${active.auroc ?? "not measured"}, calibration error ${active.calibration_error ?? "not measured"}`;
     offerThresholds(active);
   } catch (error) {
-    if (!(error instanceof ServiceError)) throw error;
     isKnown = false;
-    notice(`${error.message} ${error.fix}`);
+    if (error.status === 401) declined = key.get();
+    const isSaid = error instanceof ServiceError;
+    if (!isSaid) console.error(error);
+    notice(isSaid ? `${error.message} ${error.fix}` : "What the service says of itself cannot be read. Reload the page.");
+    if (error.status !== 401) timer = setTimeout(checkReady, AGAIN_MS);
   }
 }
 
@@ -104,11 +113,12 @@ function installForm() {
   });
   $("stop").addEventListener("click", () => running?.abort());
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") running?.abort();
+    if (event.key === "Escape" && !$("key-dialog").open) running?.abort();
   });
   for (const button of $("examples").children) {
     button.addEventListener("click", () => {
       $("question").value = button.textContent;
+      $("question").focus(); // the examples go away
       $("form").requestSubmit();
     });
   }
@@ -123,10 +133,14 @@ function installLegend() {
   }));
 }
 
+installForm(); // first: nothing that fails below may take it away
 installTheme();
 installLegend();
-installKey(checkReady);
+installKey(() => {
+  declined = null;
+  isKnown = false; // another key may be shown other things
+  checkReady();
+});
 installOptions();
 installHistory(choose);
-installForm();
 checkReady();

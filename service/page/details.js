@@ -44,7 +44,9 @@ export function showNeurons(section, run) {
 export function showSpans(list, spans) {
   list.replaceChildren(...spans.map((span) => {
     const row = document.createElement("li");
-    row.append(make("span", span.text ?? "withheld", "span-text"), make("span", `risk ${riskText(span.risk)}`, "figure"));
+    const text = make("span", span.text ?? "withheld", "span-text");
+    text.dir = "auto";
+    row.append(text, make("span", `risk ${riskText(span.risk)}`, "figure"));
     return row;
   }));
 }

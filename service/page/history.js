@@ -1,8 +1,10 @@
 // What was asked before: in memory, in this browser's localStorage only while the box is ticked.
 
+import { read, write } from "./store.js";
 import { riskText, verdict } from "./words.js";
 
 const STORE = "hguard.history";
+const VERSION = 1; // of the form of what is kept; another one is left unread
 const LIMIT = 30;
 const $ = (id) => document.getElementById(id);
 
@@ -11,16 +13,15 @@ let onChoose = () => {};
 
 export function installHistory(choose) {
   onChoose = choose;
-  const kept = localStorage.getItem(STORE);
-  $("keep").checked = kept !== null;
-  try {
-    entries = JSON.parse(kept ?? "[]");
-  } catch {
-    entries = [];
-  }
-  $("keep").addEventListener("change", save);
+  $("keep").checked = read("localStorage", STORE) !== null;
+  entries = load();
+  $("keep").addEventListener("change", () => {
+    if ($("keep").checked) save();
+    else forget();
+  });
   $("clear").addEventListener("click", () => {
     entries = [];
+    forget();
     save();
     show();
   });
@@ -33,36 +34,70 @@ export function remember(question, runs) {
   show();
 }
 
-function save() {
-  if (!$("keep").checked) {
-    localStorage.removeItem(STORE);
-    return;
-  }
+const forget = () => write("localStorage", STORE, null);
+
+// What is kept, as far as it can be read.
+function load() {
   try {
-    localStorage.setItem(STORE, JSON.stringify(entries));
-  } catch { // the browser's room is full: the newest matter most
-    entries = entries.slice(0, Math.floor(entries.length / 2));
-    if (entries.length) save();
+    const kept = JSON.parse(read("localStorage", STORE));
+    return kept.version === VERSION ? kept.entries.filter(isEntry) : [];
+  } catch {
+    return [];
   }
 }
 
+function isEntry(entry) {
+  return typeof entry?.question === "string" && Array.isArray(entry.runs) && entry.runs.length > 0;
+}
+
+// Never forgets: the box may be unticked in this tab alone. What another tab has kept meanwhile stays.
+function save() {
+  if (!$("keep").checked) return;
+  const others = load().filter((one) => !entries.some((own) => own.at === one.at && own.question === one.question));
+  let kept = [...entries, ...others].sort((one, other) => other.at - one.at).slice(0, LIMIT);
+  while (!write("localStorage", STORE, JSON.stringify({ version: VERSION, entries: kept }))) {
+    if (!kept.length) { // the browser keeps nothing at all
+      $("keep").checked = false;
+      return;
+    }
+    kept = kept.slice(0, Math.floor(kept.length / 2)); // its room is full: the newest matter most
+  }
+}
+
+// Of all entries; one that cannot be shown, because another version kept it, goes.
 function show() {
+  const rows = [];
+  entries = entries.filter((entry) => attempt(() => rows.push(makeRow(entry))));
   $("clear").disabled = !entries.length;
-  const rows = entries.map((entry) => {
-    const row = document.createElement("li");
-    const button = document.createElement("button");
-    const question = Object.assign(document.createElement("span"), { className: "history-question", textContent: entry.question });
-    const said = entry.runs.map((run) => {
-      const risk = run.guard?.risk;
-      return typeof risk === "number" ? `${verdict(run).badge}, ${riskText(risk)}` : verdict(run).badge;
-    });
-    const state = Object.assign(document.createElement("small"), { textContent: said.join(" | ") });
-    button.type = "button";
-    button.append(question, state);
-    button.addEventListener("click", () => onChoose(entry));
-    row.append(button);
-    return row;
-  });
   if (!rows.length) rows.push(Object.assign(document.createElement("li"), { className: "hint", textContent: "Nothing yet." }));
   $("history").replaceChildren(...rows);
+}
+
+function attempt(step) {
+  try {
+    step();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function makeRow(entry) {
+  const row = document.createElement("li");
+  const button = document.createElement("button");
+  const question = Object.assign(document.createElement("span"), { className: "history-question", textContent: entry.question });
+  const said = entry.runs.map((run) => {
+    const risk = run.guard?.risk;
+    return typeof risk === "number" ? `${verdict(run).badge}, ${riskText(risk)}` : verdict(run).badge;
+  });
+  const state = Object.assign(document.createElement("small"), { textContent: said.join(" | ") });
+  button.type = "button";
+  button.append(question, state);
+  button.addEventListener("click", () => {
+    if (attempt(() => onChoose(entry))) return;
+    entries = entries.filter((one) => one !== entry);
+    show();
+  });
+  row.append(button);
+  return row;
 }

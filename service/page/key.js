@@ -17,8 +17,14 @@ export function installKey(onKey) {
     key.set("");
     dialog.close("cancel");
   });
-  $("key-form").addEventListener("submit", () => {
-    key.set($("key").value.trim());
+  $("key-form").addEventListener("submit", (event) => {
+    const given = $("key").value.trim();
+    if (/^[\x21-\x7e]*$/.test(given)) {
+      key.set(given);
+      return;
+    }
+    event.preventDefault(); // no header can carry it
+    $("key-message").textContent = "That is no API key: keys have letters, digits and signs of ASCII only, no spaces.";
   });
   showKey();
 }

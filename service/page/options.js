@@ -27,6 +27,7 @@ export function installOptions() {
 export function offerThresholds(probe) {
   own = probe;
   const [mine, last] = [$("threshold").options[0], $("threshold").lastElementChild];
+  const chosen = $("threshold").value;
   mine.textContent = `own (${number(probe.threshold)})`;
   for (const old of $("threshold").querySelectorAll("[data-budget]")) old.remove();
   for (const { fpr, threshold } of probe.budgets ?? []) {
@@ -34,13 +35,15 @@ export function offerThresholds(probe) {
     option.dataset.budget = threshold;
     last.before(option);
   }
+  $("threshold").value = chosen;
+  if ($("threshold").selectedIndex < 0) $("threshold").value = ""; // the new probe has no such budget
   show();
 }
 
 // The threshold as far as the page knows it before the service has said it.
 function knownThreshold() {
   const chosen = $("threshold").selectedOptions[0];
-  if (chosen.value === "number") return Number($("threshold-number").value);
+  if (chosen.value === "number") return optional("threshold-number") ?? own?.threshold ?? null;
   return chosen.value ? Number(chosen.dataset.budget) : (own?.threshold ?? null);
 }
 
@@ -66,7 +69,7 @@ export function requests(question) {
   const drawn = temperature > 0 ? Math.floor(Math.random() * 2 ** 31) : null;
   const seed = optional("seed") ?? drawn;
   const [policy, chosen] = [$("policy").value, $("threshold").value];
-  const threshold = chosen === "number" ? Number($("threshold-number").value) : chosen || null;
+  const threshold = chosen === "number" ? optional("threshold-number") : chosen || null;
   const build = (title, alpha) => ({
     title,
     threshold: knownThreshold(),

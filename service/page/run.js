@@ -3,6 +3,7 @@
 import { ServiceError, envelopeError, events } from "./api.js";
 
 const WITHHELD = ["blocked", "abstained"];
+const UNJUDGED = "The service ended the answer without judging it.";
 
 export function newRun(title, asked, threshold) {
   return {
@@ -22,32 +23,31 @@ export async function follow(run, body, signal, changed) {
     }
   } catch (error) {
     const isStopped = signal.aborted;
-    if (!isStopped && !(error instanceof ServiceError)) throw error;
     run.state = isStopped ? "aborted" : "error";
     run.guard = null; // a judgement whose answer did not end is none
     run.spans = [];
-    if (!isStopped) run.error = pack(error);
+    if (!isStopped) run.error = pack(readable(error));
     changed(0);
   }
 }
 
+// `span` events are left out: the guard has all spans again, and painting each anew freezes long answers.
 function apply(run, { name, data }) {
   if (name === "start") {
     run.id = data.id;
     run.state = "streaming";
   } else if (name === "token") {
     run.tokens.push(pick(data));
-  } else if (name === "span") {
-    run.spans.push(data);
   } else if (name === "guard") {
     run.guard = { ...data, tokens: null };
     run.finish = data.finish_reason;
     run.tokens = (data.tokens ?? run.tokens).map(pick);
-    run.spans = data.spans ?? run.spans;
+    run.spans = (data.spans ?? []).map((span) => ({ ...span, text: span.text && safe(span.text) }));
     if (isWithheld(run)) withhold(run);
   } else if (name === "done") {
+    if (!run.guard) throw new ServiceError(UNJUDGED, { fix: "Do not rely on it; ask again." });
+    run.text = safe(data.choices[0].text);
     run.state = "done";
-    run.text = data.choices[0].text;
     run.usage = data.usage;
     run.timing = data.timing;
   } else if (name === "error") {
@@ -62,7 +62,17 @@ function withhold(run) {
 }
 
 function pick({ i, text, logprob, entropy, logit, residual, risk, is_answer }) {
-  return { i, text: text ?? "", logprob, entropy, logit, residual, risk, is_answer };
+  return { i, text: safe(text ?? ""), logprob, entropy, logit, residual, risk, is_answer };
+}
+
+// What turns the reading direction would show a text that the model did not write; U+FFFD stands for it, as in the CLI.
+const safe = (text) => text.replace(/[\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+
+// An answer that this page cannot read must end as an error, too: else the form waits for ever.
+function readable(error) {
+  if (error instanceof ServiceError) return error;
+  console.error(error);
+  return new ServiceError("The answer is not in the form that this page reads.", { fix: "Reload the page, then ask again." });
 }
 
 function pack({ message, code, requestId, details, fix }) {

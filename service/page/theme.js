@@ -1,12 +1,14 @@
 // Colours: the system's, or what was chosen; and whether numbers stand under the tokens. Kept in this browser.
 
+import { read, write } from "./store.js";
+
 const STORE = "hguard.look";
 const $ = (id) => document.getElementById(id);
 
 export function installTheme() {
   let look = {};
   try {
-    look = JSON.parse(localStorage.getItem(STORE)) ?? {};
+    look = JSON.parse(read("localStorage", STORE)) ?? {};
   } catch { /* of another version */ }
   $("theme").value = ["light", "dark"].includes(look.theme) ? look.theme : "auto";
   $("numbers").checked = look.numbers ?? true;
@@ -17,7 +19,7 @@ export function installTheme() {
   for (const id of ["theme", "numbers"]) {
     $(id).addEventListener("change", () => {
       apply();
-      localStorage.setItem(STORE, JSON.stringify({ theme: $("theme").value, numbers: $("numbers").checked }));
+      write("localStorage", STORE, JSON.stringify({ theme: $("theme").value, numbers: $("numbers").checked }));
     });
   }
   apply();

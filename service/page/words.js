@@ -2,9 +2,10 @@
 
 export const BANDS = [0.2, 0.4, 0.6, 0.8, 1];
 export const NONE = "not scored";
+const PARTIAL = " Some tokens outside the answer were not scored.";
 
-export const band = (risk) => (risk === null || risk === undefined ? null : BANDS.findIndex((end) => risk < end || end === 1));
-export const number = (value, digits = 3) => (value === null || value === undefined ? NONE : value.toFixed(digits).replace("-", "−"));
+export const band = (risk) => (typeof risk === "number" ? BANDS.findIndex((end) => risk < end || end === 1) : null);
+export const number = (value, digits = 3) => (typeof value === "number" ? value.toFixed(digits).replace("-", "−") : NONE);
 export const riskText = (risk) => number(risk, 3);
 
 const say = (kind, badge, words, fix = "") => ({ kind, badge, words, fix });
@@ -33,18 +34,20 @@ function brokenOff({ error, tokens }) {
 
 // Where the policy did something, that is the first thing to say.
 function acted({ guard, finish }) {
+  const part = guard.status === "partial" ? PARTIAL : "";
   const compared = `risk ${riskText(guard.risk)}, threshold ${riskText(guard.threshold)}`;
+  const over = isOver(guard.risk, guard.threshold) ? " That is still at or over the threshold." : "";
   switch (guard.action) {
     case "blocked":
       return say("blocked", "blocked", `The service withheld the text: ${compared}.`, "Nothing of it is kept in this page.");
     case "abstained":
       return say("abstained", "replaced", `The service answered with its abstention instead: ${compared}.`, "The risk is that of the text that was replaced.");
     case "stopped":
-      return say("stopped", "stopped by the guard", `The service ended the answer where its running risk crossed the threshold: ${compared}.`);
+      return say("stopped", "stopped by the guard", `The service ended the answer where its running risk crossed the threshold: ${compared}.${part}`);
     case "suppressed":
-      return say("suppressed", "suppressed", `Answered again with alpha ${guard.suppressed?.alpha}; this is the second answer: ${twoRisks(guard)}.`);
+      return say("suppressed", "suppressed", `Answered again with alpha ${guard.suppressed?.alpha}; this is the second answer: ${twoRisks(guard)}, threshold ${riskText(guard.threshold)}.${over}${part}`);
     case "flagged":
-      return say("flagged", "flagged", `Flagged: ${compared}.${guard.suppressed ? ` A second answer was no better: ${twoRisks(guard)}.` : ""}`);
+      return say("flagged", "flagged", `Flagged: ${compared}.${guard.suppressed ? ` A second answer was no better: ${twoRisks(guard)}.` : ""}${part}`);
     default:
       return finish === "error" ? say("failed", "failed", "The generation ended in an error.") : null;
   }
@@ -63,14 +66,17 @@ function judged({ guard }) {
       return say("failed", NONE, "A token of the answer could not be scored, so there is no risk.", "Treat it as unguarded; the service's log says why.");
     case "disabled":
       return say("disabled", "guard off", "Policy “off”: nothing was scored.", "Choose “annotate” to see the risk.");
-    default: {
-      const part = status === "partial" ? " Some tokens outside the answer were not scored." : "";
+    case "scored":
+    case "partial": {
+      if (typeof risk !== "number" || typeof threshold !== "number") break;
+      const part = status === "partial" ? PARTIAL : "";
       const compared = `risk ${riskText(risk)}, threshold ${riskText(threshold)}.`;
       return risk >= threshold
         ? say("over", "over threshold", `At or over the threshold: ${compared}${part}`)
         : say("under", status === "partial" ? "partly scored" : "under threshold", `Under the threshold: ${compared}${part}`);
     }
   }
+  return say("failed", NONE, `The service sent no risk that this page understands (status ${status}).`, "Treat it as unguarded; this page and the service may be of two versions.");
 }
 
 export function warnings({ guard, finish }) {
