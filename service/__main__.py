@@ -77,7 +77,7 @@ def warn_of_risks(settings: Settings) -> None:
 
 
 def bind(settings: Settings) -> socket.socket:
-    """Take the port before the model is loaded, so that a taken one is found out at once; nobody listens before uvicorn.
+    """Take the port before the model is loaded, so that a taken one is found at once; nobody listens before uvicorn.
 
     Raises:
         StartupError: The address cannot be had.

@@ -89,9 +89,10 @@ def check_golden_trace(settings: Settings) -> Finding:
 
     artifact = asyncio.run(prove())
     if lifecycle.reasons or artifact is None:
-        fix = (
-            "the same model files and dtype as in training, another HGUARD_PROBE, or the engine that it was trained on"
-        )
+        if "model" in lifecycle.reasons:  # it was not loaded, so no probe was tried
+            fix = "look at HGUARD_MODEL, HGUARD_ENGINE, HGUARD_DEVICE and HGUARD_DTYPE, and at the memory that is free"
+        else:
+            fix = "the model files, dtype and engine of the probe's training, or another HGUARD_PROBE"
         return Finding("golden trace", "fail", "; ".join(lifecycle.describe()), fix)
     engine = lifecycle.parts.engine if lifecycle.parts else None
     where = f"{engine.kind} on {engine.device}, {engine.dtype}" if engine else ""
