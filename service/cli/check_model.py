@@ -4,6 +4,7 @@ import asyncio
 import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from probes.architectures import UnsupportedArchitectureError
@@ -77,7 +78,6 @@ def check_golden_trace(settings: Settings) -> Finding:
     """Start the engine as the service does and score the probe's own sequences."""
     metrics = Metrics()
     # Labels, keys and what was switched are not touched: only engine and probe are started.
-    logging.getLogger("hguard").setLevel(logging.CRITICAL)  # what fails is said below, in one line
     lifecycle = Lifecycle(settings.model_copy(update={"canary_s": 0.0}), metrics)
 
     async def prove() -> ProbeArtifact | None:
@@ -87,17 +87,31 @@ def check_golden_trace(settings: Settings) -> Finding:
         finally:
             await lifecycle.close()
 
-    artifact = asyncio.run(prove())
+    with _without_log():
+        artifact = asyncio.run(prove())
     if lifecycle.reasons or artifact is None:
-        fix = (
-            "the same model files and dtype as in training, another HGUARD_PROBE, or the engine that it was trained on"
-        )
+        if "model" in lifecycle.reasons:  # it was not loaded, so no probe was tried
+            fix = "look at HGUARD_MODEL, HGUARD_ENGINE, HGUARD_DEVICE and HGUARD_DTYPE, and at the memory that is free"
+        else:
+            fix = "the model files, dtype and engine of the probe's training, or another HGUARD_PROBE"
         return Finding("golden trace", "fail", "; ".join(lifecycle.describe()), fix)
     engine = lifecycle.parts.engine if lifecycle.parts else None
     where = f"{engine.kind} on {engine.device}, {engine.dtype}" if engine else ""
     departure = metrics.registry.get_sample_value("hguard_golden_trace_max_error")
     words = f"{artifact.probe.name}@{artifact.probe.version} on {where}: off by {departure:.2g} standard deviations"
     return Finding("golden trace", "ok", words)
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """What fails is said in one line of doctor's own."""
+    logger = logging.getLogger("hguard")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _check_binding(settings: Settings, folder: Path | None) -> Finding:

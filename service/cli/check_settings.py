@@ -1,5 +1,6 @@
 """Checks of the settings and of the files and folders that they name. Nothing is left in a folder that was tried."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,10 @@ from service.cli.finding import Finding
 from service.feedback_store import FeedbackUrlError, database_url
 from service.key_ring import KeysFileError, read_keys
 from service.settings import ENV_FILE, Settings, SettingsError, read_settings
+from service.tracing import TracingError, open_tracing
+
+_SQLITE = b"SQLite format 3\0"
+"""How such a file begins; an empty one is a database without tables."""
 
 
 def check_settings() -> tuple[Settings | None, Finding]:
@@ -21,7 +26,7 @@ def check_settings() -> tuple[Settings | None, Finding]:
 
 
 def check_files(settings: Settings) -> Iterator[Finding]:
-    """Keys, labels, audit log and probes."""
+    """Keys, labels, audit log, tracing and probes."""
     if settings.api_keys_file is None:
         yield Finding("keys", "ok", "none: open to this machine")
         if settings.insecure and not settings.is_loopback:
@@ -31,10 +36,15 @@ def check_files(settings: Settings) -> Iterator[Finding]:
         yield _check_keys(settings.api_keys_file)
     yield _check_labels(settings)
     if settings.audit_log is not None:
-        yield _check_folder("audit log", settings.audit_log.parent, "HGUARD_AUDIT_LOG", may_be_made=False)
+        yield _check_file("audit log", settings.audit_log, "HGUARD_AUDIT_LOG")
+    if settings.otel:
+        yield _check_tracing()
     if settings.probes_dir is not None:
         found = _check_folder("probes dir", settings.probes_dir, "HGUARD_PROBES_DIR", may_be_made=True)
-        if found.level == "ok" and not settings.probes_dir.exists():
+        if found.level == "fail":  # the service serves without it
+            words = f"{found.found}; a restart forgets which probes were switched"
+            found = Finding(found.check, "warn", words, found.fix)
+        elif not settings.probes_dir.exists():
             fix = "the first switch of a probe makes it; if it should have probes, correct HGUARD_PROBES_DIR"
             found = Finding("probes dir", "warn", f"{settings.probes_dir} is not there", fix)
         yield found
@@ -62,7 +72,43 @@ def _check_labels(settings: Settings) -> Finding:
         return Finding(
             "labels", "ok", f"kept in {url.render_as_string(hide_password=True)}; not connected to from here"
         )
-    return _check_folder("labels", Path(url.database or "").parent, "HGUARD_FEEDBACK_URL", may_be_made=setting is None)
+    return _check_sqlite(Path(url.database or ""), may_be_made=setting is None)
+
+
+def _check_sqlite(path: Path, *, may_be_made: bool) -> Finding:
+    found = _check_file("labels", path, "HGUARD_FEEDBACK_URL", may_be_made=may_be_made)
+    if found.level == "ok" and path.exists():
+        try:
+            with path.open("rb") as file:
+                head = file.read(len(_SQLITE))
+        except OSError as error:
+            fix = "let this user read it, or name another with HGUARD_FEEDBACK_URL"
+            return Finding("labels", "fail", f"{path} cannot be read: {error.strerror}", fix)
+        if head not in (b"", _SQLITE):
+            fix = "move it away, or name another with HGUARD_FEEDBACK_URL"
+            return Finding("labels", "fail", f"{path} is no SQLite database", fix)
+    return found
+
+
+def _check_tracing() -> Finding:
+    try:
+        open_tracing().close()
+    except TracingError as error:
+        return Finding("tracing", "fail", str(error), "or HGUARD_OTEL=0: no spans")
+    return Finding("tracing", "ok", "OpenTelemetry is here; its collector is not connected to from here")
+
+
+def _check_file(check: str, path: Path, setting: str, *, may_be_made: bool = False) -> Finding:
+    """A file that the service appends to, where it is; and its folder, in which it makes others beside it."""
+    if path.exists():
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK))  # nothing is made, nothing waited for
+        except OSError as error:
+            fix = f"let this user write it, or name another with {setting}"
+            return Finding(check, "fail", f"{path} cannot be written: {error.strerror}", fix)
+    if path.exists() and not path.is_file():  # a device or a pipe: nothing is made beside it
+        return Finding(check, "ok", f"{path} can be written")
+    return _check_folder(check, path.parent, setting, may_be_made=may_be_made)
 
 
 def _check_folder(check: str, folder: Path, setting: str, *, may_be_made: bool) -> Finding:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from dotenv import dotenv_values
 
+from service.cli.address import address_of, is_this_machine, without_secret
 from service.cli.words import CliError, one_line
 from service.settings import ENV_FILE, Settings
 
@@ -41,8 +42,7 @@ def default_url() -> str:
     port = found.get("HGUARD_PORT") or str(Settings.model_fields["port"].default)
     if port == "0":
         raise CliError("HGUARD_PORT=0 lets the server pick a port: name it with --url http://127.0.0.1:PORT")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - whoever listens everywhere is here, too
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return address_of(host, port)
 
 
 @contextmanager
@@ -59,20 +59,23 @@ def connect(options: argparse.Namespace, seconds: float = 60.0) -> Iterator[http
     url = options.url or default_url()
     headers = {"authorization": f"Bearer {key}"} if (key := _read_key(options.key_file)) else {}
     timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+    shown = one_line(without_secret(url))
     try:
-        with httpx.Client(base_url=url, headers=headers, timeout=timeout) as client:
+        # What goes to this machine, question and key, is no proxy's business.
+        may_proxy = not is_this_machine(url)
+        with httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=may_proxy) as client:
             yield client
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise CliError(
-            f"nothing answers at {one_line(url)} ({one_line(str(error))}): start a server with `hguard serve`, or name "
+            f"nothing answers at {shown} ({one_line(str(error))}): start a server with `hguard serve`, or name "
             "another with --url or HGUARD_URL"
         ) from None
     except httpx.TimeoutException:
-        raise CliError(f"{one_line(url)} said nothing for {seconds:g} s: --timeout waits longer") from None
+        raise CliError(f"{shown} said nothing for {seconds:g} s: --timeout waits longer") from None
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-        raise CliError(f"{one_line(url)} is no address: give one such as http://127.0.0.1:8000") from None
+        raise CliError(f"{shown} is no address: give one such as http://127.0.0.1:8000") from None
     except httpx.TransportError as error:
-        raise CliError(f"the connection to {one_line(url)} broke: {one_line(str(error)) or 'try again'}") from None
+        raise CliError(f"the connection to {shown} broke: {one_line(str(error)) or 'try again'}") from None
 
 
 def check(response: httpx.Response) -> None:
@@ -88,12 +91,29 @@ def check(response: httpx.Response) -> None:
         error = response.json()["error"]
         message, code = str(error["message"]), str(error["code"])
     except (ValueError, LookupError, TypeError):
-        raise CliError(
-            f"{one_line(str(response.url))} answers {response.status_code}, and not as hguard does: look at --url"
-        ) from None
+        raise foreign(response) from None
     if wait := response.headers.get("retry-after"):
         message += f" (try again in {wait} s)"
     raise CliError(describe_error(message, code, response.status_code))
+
+
+@contextmanager
+def reading(response: httpx.Response) -> Iterator[None]:
+    """Around everything that takes fields from an answer.
+
+    Raises:
+        CliError: They are not there: something else than hguard answers at this address.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise foreign(response) from None
+
+
+def foreign(response: httpx.Response) -> CliError:
+    """The error of an answer that is not hguard's."""
+    where = one_line(without_secret(str(response.url)))
+    return CliError(f"{where} answers {response.status_code}, and not as hguard does: look at --url")
 
 
 def describe_error(message: str, code: str, status: int | None = None) -> str:

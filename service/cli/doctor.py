@@ -10,8 +10,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.text import Text
 
-from service.cli.check_machine import check_accelerator, check_packages, check_port, check_python
-from service.cli.check_settings import check_files, check_settings
+from service.cli.check_machine import check_accelerator, check_imports, check_packages, check_port, check_python
 from service.cli.finding import Finding
 from service.cli.words import EXIT_ERROR, one_line
 
@@ -47,6 +46,14 @@ def examine(*, is_quick: bool) -> Iterator[Finding]:
     """Every finding as it comes; those that need valid settings only where there are."""
     yield check_python()
     yield from check_packages()
+    if (broken := check_imports()) is not None:
+        yield broken
+        return
+
+    # Only now: they import torch, which takes seconds and may be what is broken.
+    from service.cli.check_model import check_golden_trace, check_model, check_probes
+    from service.cli.check_settings import check_files, check_settings
+
     settings, finding = check_settings()
     yield finding
     if settings is None:
@@ -54,9 +61,6 @@ def examine(*, is_quick: bool) -> Iterator[Finding]:
     yield from check_files(settings)
     yield check_port(settings)
     yield from check_accelerator(settings)
-
-    from service.cli.check_model import check_golden_trace, check_model, check_probes  # torch takes seconds
-
     folder, finding = check_model(settings)
     yield finding
     probes = list(check_probes(settings, folder))

@@ -18,11 +18,11 @@ from rich.text import Text
 
 from probes.artifact import ArtifactError
 from probes.registry import list_artifacts, load_listed
-from service.cli.client import add_connection, check, connect
+from service.cli.client import add_connection, check, connect, reading
 from service.cli.words import CliError, one_line, safe
 from service.probe_entry import describe_probe
 from service.role import Role
-from service.schemas.probes import ProbeEntry
+from service.schemas.probes import ProbeEntry, SwitchResponse
 from service.settings import SettingsError, read_settings
 
 _EPILOG = """\
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with connect(options) as client:
             answer = client.get("/probes")
             check(answer)
-        _tell(options, [ProbeEntry.model_validate(entry) for entry in answer.json()["probes"]])
+        _tell(options, _entries(answer))
     return 0
 
 
@@ -68,6 +68,11 @@ def _read(folder: Path) -> ProbeEntry:
         return describe_probe(load_listed(folder), "available")
     except ArtifactError as error:
         return ProbeEntry(name=folder.parent.name, version=folder.name, state="refused", reason=str(error))
+
+
+def _entries(answer: httpx.Response) -> list[ProbeEntry]:
+    with reading(answer):
+        return [ProbeEntry.model_validate(entry) for entry in answer.json()["probes"]]
 
 
 def _tell_local(options: argparse.Namespace) -> None:
@@ -157,16 +162,17 @@ def _switch(options: argparse.Namespace) -> int:
         answer = client.post(httpx.URL(path), json=None if options.action == "reload" else body)
         check(answer)
     if options.action == "reload":
-        _tell(options, [ProbeEntry.model_validate(entry) for entry in answer.json()["probes"]])
+        _tell(options, _entries(answer))
         return 0
-    done = answer.json()
+    with reading(answer):
+        done = SwitchResponse.model_validate(answer.json())
     if options.json:
-        sys.stdout.write(answer.text + "\n")
+        sys.stdout.write(json.dumps(answer.json()) + "\n")
         return 0
     ends = options.action == "rollback" and options.mode != "active"
     verb = "no longer" if ends else "now"
-    sys.stdout.write(one_line(f"{done['probe']['name']}@{done['probe']['version']} is {verb} {done['mode']}") + "\n")
-    if not done["is_kept"]:
+    sys.stdout.write(one_line(f"{done.probe.name}@{done.probe.version} is {verb} {done.mode}") + "\n")
+    if not done.is_kept:
         sys.stderr.write("a restart forgets this: HGUARD_PROBES_DIR is not set there, or cannot be written\n")
     return 0
 

@@ -38,7 +38,11 @@ class Screen:
 
     def token(self, text: str, risk: float | None) -> None:
         """One token, in the colour of its risk."""
-        self._answer.print(Text(safe(text), colour_of(risk)), end="", soft_wrap=True)
+        if self._answer.color_system is None:  # rich would turn tabs into spaces
+            self._answer.file.write(safe(text))
+            self._answer.file.flush()
+        else:
+            self._answer.print(Text(safe(text), colour_of(risk)), end="", soft_wrap=True)
 
     def end_answer(self) -> None:
         """What follows begins on a line of its own."""

@@ -4,8 +4,6 @@ import unicodedata
 
 EXIT_ERROR = 1
 """The server, the network or a file."""
-EXIT_USAGE = 2
-"""The command line, or the settings; argparse uses it, too."""
 EXIT_ACTED = 3
 """`ask`: the guard acted on the answer."""
 EXIT_UNSCORED = 4

@@ -19,12 +19,12 @@ export function installKey(onKey) {
   });
   $("key-form").addEventListener("submit", (event) => {
     const given = $("key").value.trim();
-    if (/^[\x21-\x7e]*$/.test(given)) {
+    if (/^[\x20-\x7e]*$/.test(given)) {
       key.set(given);
       return;
     }
     event.preventDefault(); // no header can carry it
-    $("key-message").textContent = "That is no API key: keys have letters, digits and signs of ASCII only, no spaces.";
+    $("key-message").textContent = "That is no API key: keys have letters, digits and signs of ASCII only.";
   });
   showKey();
 }

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -169,12 +170,49 @@ def test_folders_that_cannot_be_written(doctor, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(file))  # no folder can be made in it
     assert doctor("labels", engine="fake")[0] == "fail"
     assert doctor("audit log", engine="fake", audit_log=tmp_path / "nowhere" / "audit.jsonl")[0] == "fail"
-    assert doctor("probes dir", engine="fake", probes_dir=tmp_path / "nowhere")[0] == "warn"
+    assert doctor("probes dir", engine="fake", probes_dir=tmp_path / "nowhere")[0] == "warn"  # the service serves
     assert not (tmp_path / "nowhere").exists()
-    assert doctor("probes dir", engine="fake", probes_dir=file / "nowhere")[0] == "fail"
+    assert "a restart forgets" in str(doctor("probes dir", engine="fake", probes_dir=file / "nowhere"))
     assert doctor("labels", engine="fake", feedback_url="mysql://x")[0] == "fail"
     assert "secret" not in str(doctor("labels", engine="fake", feedback_url="postgresql://me:secret@db/hguard"))
     assert doctor("labels", engine="fake", feedback_url="off")[0] == "ok"
+
+
+def test_files_that_are_there_and_cannot_be_used(doctor, tmp_path):
+    level, found, _ = doctor("audit log", engine="fake", audit_log=tmp_path)
+    assert (level, "Is a directory" in found) == ("fail", True)
+    (tmp_path / "audit.jsonl").touch()
+    assert doctor("audit log", audit_log=tmp_path / "audit.jsonl")[0] == "ok"
+    file = tmp_path / "labels.db"
+    for text, level in ((b"", "ok"), (b"SQLite format 3\0...", "ok"), (b"not a database at all", "fail")):
+        file.write_bytes(text)
+        assert doctor("labels", feedback_url=f"sqlite:///{file}")[0] == level
+        assert file.read_bytes() == text
+
+
+def test_tracing_that_cannot_be_sent(doctor, monkeypatch):
+    assert doctor("tracing", engine="fake") is None
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)  # not installed
+    level, found, _ = doctor("tracing", engine="fake", otel=1)
+    assert (level, "HGUARD_OTEL" in found or "OpenTelemetry" in found) == ("fail", True)
+
+
+@pytest.mark.parametrize("package", ["torch", "sqlalchemy"])
+def test_hazard_doctor_dies_of_what_it_should_find(tmp_path, package):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / f"{package}.py").write_text("raise ImportError('libnothing.so: cannot open')\n")
+    status, found = findings_with(tmp_path / "a", tmp_path, HGUARD_PORT=0, HGUARD_ENGINE="fake")
+    assert status == 1
+    assert [check for check, *_ in found] == ["python", "packages", "imports"]
+    assert f"{package} cannot be imported: ImportError: libnothing.so" in found[-1][2]
+    helped = run("doctor", "--help", cwd=tmp_path, first_on_path=tmp_path / "a")
+    assert (helped.returncode, helped.stderr) == (0, "")
+
+
+def test_a_device_that_torch_does_not_know(doctor):
+    for device in ("tpu", "cuda:x"):
+        level, found, fix = doctor("gpu", engine="fake", device=device)
+        assert (level, f"HGUARD_DEVICE={device}" in found, "cuda:N" in fix) == ("fail", True, True)
 
 
 def test_a_model_that_is_not_there(doctor, tmp_path):
@@ -237,6 +275,15 @@ def test_an_engine_that_scores_wrongly(doctor):
     level, found, fix = doctor("golden trace", "--json", engine="fake", fake_fault="nan_scores")
     assert (level, "golden_trace" in found) == ("fail", True)
     assert "HGUARD_PROBE" in fix
+
+
+def test_a_model_that_does_not_load(doctor, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("service.lifecycle.load_engine", refuse)
+    level, found, fix = doctor("golden trace", "--json", engine="fake")
+    assert (level, "model: " in found, "HGUARD_MODEL" in fix) == ("fail", True, True)
 
 
 @pytest.mark.slow
