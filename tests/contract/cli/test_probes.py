@@ -111,6 +111,7 @@ def test_hazard_a_switch_that_a_restart_forgets(capsys, url, library):
     assert main(["probes", "activate", "fake@1", *switch]) == 0
     assert capsys.readouterr().err == ""
     shutil.rmtree(library)
+    library.write_text("a file where the folder should be")
     assert main(["probes", "rollback", "fake", *switch]) == 0
     assert "a restart forgets this" in capsys.readouterr().err
 
