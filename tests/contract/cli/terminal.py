@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from service.cli.main import main
+
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "service.cli"]
 
@@ -51,3 +53,18 @@ def run_at_terminal(*arguments: Any, cwd: Any, **variables: Any) -> str:
     os.close(ours)
     process.wait(60)
     return sent.decode()
+
+
+def ask(capsys, *arguments):
+    status = main(["ask", *arguments])
+    shown = capsys.readouterr()
+    return status, shown.out, shown.err
+
+
+def fails(capsys, *arguments):
+    """The one line of an error."""
+    status, out, err = ask(capsys, *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("hguard ask: ")
+    assert err.count("\n") == 1
+    return err
