@@ -8,7 +8,7 @@ import pytest
 
 from service.feedback_export import main
 from service.feedback_store import FeedbackStore, Label, database_url
-from tests.contract.test_feedback import generate, label, metric, metric_becomes
+from tests.contract.labelling import generate, label, metric, metric_becomes
 from tests.postgres import PASSWORD, run_postgres
 from tests.serving import make_parts, serve_on_port
 from tests.unit.service.served_responses import SHA, make_row

@@ -16,7 +16,7 @@ from service.engines.fake import FakeEngine
 from service.fake_probe import fake_artifact
 from service.feedback_export import main as export
 from service.lifecycle import Parts
-from tests.contract.test_feedback import label, metric, metric_becomes
+from tests.contract.labelling import label, metric, metric_becomes
 from tests.serving import QUESTION, serve_on_port
 from tests.unit.probes.test_reference import slow_psi
 from tests.unit.service.test_drift import slow_ece
