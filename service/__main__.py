@@ -39,16 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logs(settings.log_level, settings.log_format)
         warn_of_risks(settings)
         with bind(settings) as listener:
-            app = create_app(settings)
-            app.state.lifecycle.prepare()
-            return serve(app, settings, listener)
+            return serve(create_app(settings), settings, listener)
     except (SettingsError, KeysFileError, StartupError) as error:
         sys.stderr.write(f"hguard: {error}\n")
         return EXIT_USAGE
 
 
 def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
-    """Run uvicorn until a signal; returns the exit code."""
+    """Run uvicorn until a signal; returns the exit code.
+
+    Raises:
+        StartupError: Nothing can be loaded by these settings.
+    """
     # sse-starlette would cut every stream at the first signal.
     AppStatus.enable_automatic_graceful_drain = False
     server = Server(
@@ -63,8 +65,11 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
             timeout_graceful_shutdown=FLUSH_SECONDS,
         ),
         app.state.drain,
+        app.state.lifecycle,
     )
     server.run(sockets=[listener])
+    if (failure := app.state.lifecycle.failure) is not None:
+        raise failure
     return 0 if server.started else 1
 
 
@@ -77,7 +82,7 @@ def warn_of_risks(settings: Settings) -> None:
 
 
 def bind(settings: Settings) -> socket.socket:
-    """Take the port before the model is loaded, so that a taken one is found out at once; uvicorn listens after it.
+    """Take the port, so that a taken one is said in one line; uvicorn listens.
 
     Raises:
         StartupError: The address cannot be had.

@@ -25,11 +25,12 @@ from service.watchdog import Watchdog
 
 
 def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
-    """Build the application; nothing is loaded before its lifespan begins, unless `lifecycle.prepare` is called.
+    """Build the application; its lifespan loads.
 
     Args:
         settings: The operator's choices.
-        parts: Engine and probe that are loaded already.
+        parts: Engine and probe that are loaded already, and proved before the first request; None: they are loaded
+            behind requests that are told so.
 
     Raises:
         KeysFileError: The file of API keys cannot be used.
@@ -50,7 +51,9 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await lifecycle.start()
+        starting = lifecycle.begin()
+        if parts is not None:
+            await starting
         watching = asyncio.create_task(watchdog.run()) if settings.stall_s else None
         labels.start()
         yield

@@ -15,7 +15,7 @@ from service.auth import Limits
 from service.engines.base import Engine
 from service.errors import ApiError
 from service.golden import departure_of
-from service.loading import load_engine, load_probe, one_line
+from service.loading import StartupError, load_engine, load_probe, one_line
 from service.metrics import Metrics
 from service.probe_slot import ProbeRefusedError
 from service.probe_switch import ProbeSwitch
@@ -43,7 +43,7 @@ class Lifecycle:
         Args:
             settings: The operator's choices.
             metrics: Where to count.
-            parts: Engine and probe that are loaded already; None: `prepare` loads them.
+            parts: Engine and probe that are loaded already; None: `start` loads them.
         """
         self.settings, self.metrics, self.parts = settings, metrics, parts
         self.reasons: dict[str, str] = {
@@ -52,32 +52,43 @@ class Lifecycle:
             "golden_trace": "has not passed",
         }
         """Why requests are refused; empty once ready."""
+        self.failure: StartupError | None = None
+        """Why nothing can ever be served by these settings; not logged: a server ends with it as its last words."""
         self.probes = ProbeSwitch(settings, metrics, self.reasons)
+        self._starting: asyncio.Task[None] | None = None
         self._canary: asyncio.Task[None] | None = None
 
-    def prepare(self) -> None:
-        """Load model and probe from disk; blocks.
+    def begin(self) -> asyncio.Task[None]:
+        """`start` as a task, which `close` ends; routes answer meanwhile, most of them 503 with the reasons."""
+        self._starting = asyncio.create_task(self.start())
+        return self._starting
 
-        Raises:
-            StartupError: Nothing can be loaded by these settings.
-        """
-        if self.parts is None:
-            engine = load_engine(self.settings)
-            self.parts = Parts(engine, load_probe(self.settings, engine))
+    @property
+    def is_starting(self) -> bool:
+        """Whether what `begin` began goes on."""
+        return self._starting is not None and not self._starting.done()
 
     async def start(self) -> None:
-        """Prepare, start the engine and prove the probe on it; what fails becomes a reason."""
+        """Load, start the engine and prove the probe on it; what fails becomes a reason."""
+        self.metrics.starting.set(1)
+        self.reasons["model"] = "is being loaded"
         try:
-            await asyncio.to_thread(self.prepare)
-            assert self.parts is not None
-            expected = await asyncio.to_thread(self.probes.prepare, self.parts.engine, self.parts.artifact)
-            await self.parts.engine.start(expected)
+            if self.parts is None:
+                self.parts = await asyncio.to_thread(self._load)
+            engine = self.parts.engine
+            expected = await asyncio.to_thread(self.probes.prepare, engine, self.parts.artifact)
+            await engine.start(expected)
+            del self.reasons["model"]
+            await self._prove_first(engine)
+        except StartupError as error:
+            self.failure, self.reasons["model"] = error, one_line(error)
         except Exception as error:
             logger.error("not ready: model", exc_info=error)
             self.reasons["model"] = one_line(error)
-            return
-        del self.reasons["model"]
-        engine = self.parts.engine
+        finally:
+            self.metrics.starting.set(0)
+
+    async def _prove_first(self, engine: Engine) -> None:
         self.metrics.build_info.labels(VERSION, self.engine_name, engine.model_name, engine.dtype).set(1)
         if self.settings.canary_s:
             self._canary = asyncio.create_task(self._prove_again_and_again())
@@ -89,6 +100,11 @@ class Lifecycle:
                 self.metrics.golden_error.set(departure_of(refusal.__cause__))
             logger.error("not ready: %s", refusal.stage, exc_info=refusal)
             self.reasons[refusal.stage] = one_line(refusal)
+
+    def _load(self) -> Parts:
+        logger.info("loading %s for the engine %s", self.settings.model, self.settings.engine)
+        engine = load_engine(self.settings)
+        return Parts(engine, load_probe(self.settings, engine))
 
     @property
     def active(self) -> ProbeArtifact | None:
@@ -102,8 +118,10 @@ class Lifecycle:
 
     async def close(self) -> None:
         """Stop the engine."""
-        if self._canary is not None:
-            self._canary.cancel()
+        for task in (self._starting, self._canary):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         self.probes.places.close()
         if self.parts is not None:
             await self.parts.engine.close()

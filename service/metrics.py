@@ -43,6 +43,7 @@ class Metrics:
         self.queue_capacity = gauge("queue_capacity", "Requests that the queue holds at most.")
         self.rejections = counter("admission_rejections_total", "Requests sent away before any work.", "reason")
         self.ready = gauge("ready", "1: /readyz says 200.")
+        self.starting = gauge("starting", "1: model and probe are being loaded and proved for the first time.")
         self.draining = gauge("draining", "1: the server shuts down and takes no more requests.")
         self.stalled = gauge("engine_stalled", "1: requests run and no token comes.")
         self.tasks = gauge("event_loop_tasks", "Tasks of the event loop.")

@@ -7,14 +7,19 @@ has gone out, or the time is over and everything has been told to end.
 
 import asyncio
 import gc
+import logging
+import multiprocessing
+import os
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import uvicorn
 
 from service.drain import Drain
+from service.lifecycle import Lifecycle
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FLUSH_SECONDS = 5
@@ -24,23 +29,18 @@ FLUSH_SECONDS = 5
 class Server(uvicorn.Server):
     """Drains at the first signal; the second one kills it."""
 
-    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Drain, lifecycle: Lifecycle) -> None:
         super().__init__(config)
-        self.drain = drain
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then keep what has been loaded out of garbage collection.
-
-        Else each full collection walks torch and the model: hundreds of milliseconds in which the event loop stands.
-        """
-        await super().startup(sockets)
-        gc.collect()
-        gc.freeze()
+        self.drain, self.lifecycle = drain, lifecycle
+        self._is_frozen = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Shut down; libraries check at their end that everything of theirs was collected."""
+        was_starting = self.lifecycle.is_starting
         await super().shutdown(sockets)
         gc.unfreeze()
+        if was_starting:
+            leave()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -58,6 +58,19 @@ class Server(uvicorn.Server):
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: go on until everything is answered."""
-        self.should_exit = self.should_exit or self.drain.is_over()
+        """Ten times a second: go on until everything is answered, or nothing ever can be."""
+        if not self._is_frozen and not self.lifecycle.is_starting:
+            # Else each full collection walks torch and the model: hundreds of milliseconds for the event loop.
+            gc.collect()
+            gc.freeze()
+            self._is_frozen = True
+        self.should_exit = self.should_exit or self.drain.is_over() or self.lifecycle.failure is not None
         return await super().on_tick(counter)
+
+
+def leave() -> NoReturn:
+    """End the process although a thread of it loads: nothing can stop that one, and the interpreter waits for it."""
+    for process in multiprocessing.active_children():  # vLLM's, which would load on; it hears no SIGTERM meanwhile
+        process.kill()
+    logging.shutdown()
+    os._exit(0)

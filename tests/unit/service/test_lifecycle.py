@@ -1,6 +1,7 @@
 """What is not proved is not served, at the start and later, and /readyz says why."""
 
 import asyncio
+import threading
 import time
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 from probes.fingerprint import ModelMismatchError
 from service.engines.base import EngineError, RequestTooLongError
 from service.lifecycle import Parts
+from tests.probe_library import HEADERS, SETTINGS
 from tests.serving import QUESTION, make_parts, serve_in_process
 
 
@@ -83,11 +85,33 @@ async def test_a_locator_of_a_later_version_is_refused(serve):
 async def test_an_engine_that_cannot_be_had_is_a_reason(monkeypatch):
     monkeypatch.setattr("service.engines.registry._has_vllm", lambda: False)
     async with serve_in_process(None, engine="vllm") as client:
-        ready = await client.get("/readyz")
-        assert (ready.status_code, ready.json()["status"]) == (503, "not_ready")
-        assert "HGUARD_ENGINE=vllm" in ready.json()["reasons"][0]
+        await becomes(client, 503, "HGUARD_ENGINE=vllm")
         assert (await client.get("/version")).json()["engine"] == "vllm"
         assert (await client.get("/livez")).status_code == 200
+
+
+async def test_while_the_model_loads_every_route_says_so(monkeypatch):
+    parts, may_load = make_parts(), threading.Event()
+
+    def load(_):
+        assert may_load.wait(5)
+        return parts.engine
+
+    monkeypatch.setattr("service.lifecycle.load_engine", load)
+    async with serve_in_process(None, **SETTINGS) as client:
+        await becomes(client, 503, "model: is being loaded")
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/version")).json()["device"] is None
+        assert (await client.get("/probes")).json() == {"probes": []}
+        assert (await gauge(client, "starting"), await gauge(client, "ready")) == (1, 0)
+        for path in ("/generate", "/score", "/v1/chat/completions", "/probes/fake/activate", "/probes/reload"):
+            answer = await client.post(path, json={}, headers=HEADERS)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready"), path
+            assert "is being loaded" in answer.json()["error"]["message"]
+        may_load.set()
+        await becomes(client, 200)
+        assert (await gauge(client, "starting"), await gauge(client, "ready")) == (0, 1)
+        assert (await client.post("/generate", json={"prompt": QUESTION})).status_code == 200
 
 
 async def test_the_engine_is_closed_when_the_application_ends(monkeypatch):
@@ -106,11 +130,10 @@ async def becomes(client, status, reason=""):
     """Wait for what /readyz is to say."""
     for _ in range(400):
         ready = await client.get("/readyz")
-        if ready.status_code == status:
-            assert any(reason in line for line in ready.json()["reasons"]) or not reason
+        if ready.status_code == status and (not reason or any(reason in line for line in ready.json()["reasons"])):
             return
         await asyncio.sleep(0.005)
-    raise AssertionError(f"/readyz is not {status}")
+    raise AssertionError(f"/readyz is not {status} {reason}: {ready.text}")
 
 
 async def gauge(client, name):
