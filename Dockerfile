@@ -56,7 +56,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     TQDM_MININTERVAL=10 \
     VLLM_NO_USAGE_STATS=1 \
-    NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 VOLUME ["/var/cache/hguard", "/var/lib/hguard"]
 WORKDIR /app
