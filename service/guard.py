@@ -29,7 +29,9 @@ LOCATORS = ("lexical", "response")
 """What a probe may name: what it was calibrated with."""
 
 EXPLAIN_LIMIT = 10
-"""Neurons that `explain` lists."""
+"""Neurons that `explain` lists for an answer."""
+TOKEN_EXPLAIN_LIMIT = 5
+"""And for a token."""
 
 _MISSING = (math.nan, math.nan)
 """The scores of a row that is not there."""
@@ -53,7 +55,8 @@ def score_token(probe: Probe, token: ResponseToken, row: RowEvidence | None) -> 
         row: The row that scores it by the probe's position rule.
     """
     parts = _measure(probe, (token,), (row,), AnswerSpan(0, 1))
-    return TokenScore(finite(parts["cett"]), finite(parts["residual"]), _risk(probe, parts))
+    explain = _explain(probe, (row,), TOKEN_EXPLAIN_LIMIT)
+    return TokenScore(finite(parts["cett"]), finite(parts["residual"]), _risk(probe, parts), explain)
 
 
 def running_risk(response: ModelResponse, probe: Probe, *, question: str, locator: Locator) -> float | None:
@@ -76,9 +79,7 @@ def judge_spans(response: ModelResponse, probe: Probe, spans: Sequence[AnswerSpa
     return tuple(SpanRisk(span, _risk(probe, _measure(probe, response.tokens, rows, span))) for span in spans)
 
 
-def judge(
-    response: ModelResponse, probe: Probe, *, question: str, locator: Locator, explains: bool = False
-) -> Judgement:
+def judge(response: ModelResponse, probe: Probe, *, question: str, locator: Locator) -> Judgement:
     """Judge a scored response.
 
     Args:
@@ -86,7 +87,6 @@ def judge(
         probe: The served probe.
         question: The last user turn, for the locator.
         locator: Which tokens are judged; `default` is the one the probe was calibrated with.
-        explains: The rows carry neurons; list those that say most.
     """
     rows = _token_rows(response, probe)
     judged = judge_spans(response, probe, locate(response, probe, question, locator))
@@ -112,7 +112,7 @@ def judge(
         token_scores=token_scores,
         signals=_signals(parts),
         out_of_domain=None if risk is None else probe.domain.is_outside(parts),
-        explain=_explain(probe, rows[span.start : span.end]) if explains and risk is not None else None,
+        explain=None if risk is None else _explain(probe, rows[span.start : span.end], EXPLAIN_LIMIT),
         failure=failure,
     )
 
@@ -181,11 +181,12 @@ def finite(value: float | np.floating) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _explain(probe: Probe, rows: Sequence[RowEvidence | None]) -> tuple[NeuronShare, ...] | None:
+def _explain(probe: Probe, rows: Sequence[RowEvidence | None], limit: int) -> tuple[NeuronShare, ...] | None:
+    """The neurons that say most; None unless every row carries neurons, which they do where a request asks for it."""
     neurons = [row.neurons for row in rows if row is not None and row.neurons is not None]
     if len(neurons) < len(rows):
         return None
     shares = probe.weights.astype(np.float64) * np.mean(np.asarray(neurons, dtype=np.float64), axis=0)
-    most = np.argsort(-np.abs(shares), kind="stable")[:EXPLAIN_LIMIT]
+    most = np.argsort(-np.abs(shares), kind="stable")[:limit]
     layers, index = probe.neurons.layer, probe.neurons.index
     return tuple(NeuronShare(int(layers[k]), int(index[k]), float(probe.weights[k]), float(shares[k])) for k in most)

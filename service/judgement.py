@@ -18,6 +18,8 @@ class TokenScore(NamedTuple):
     residual: float | None = None
     """Logit of the residual head; None where the probe has none."""
     risk: float | None = None
+    explain: "tuple[NeuronShare, ...] | None" = None
+    """The neurons that say most, where the rows carry neurons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class SpanRisk:
 
 @dataclass(frozen=True, slots=True)
 class NeuronShare:
-    """What one neuron adds to the logit: weight * mean CETT over the answer tokens."""
+    """What one neuron adds to the logit: weight * mean CETT over the tokens that are judged."""
 
     layer: int
     neuron: int

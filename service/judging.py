@@ -33,9 +33,9 @@ class Scorer:
         """Set once something raised; the response can then no longer be scored."""
 
     def token(self, token: ResponseToken, row: RowEvidence | None) -> TokenScore:
-        """Score one token."""
+        """Score one token by its row, which may have a shadow's scores, too."""
         try:
-            return score_token(self.served.probe, token, row)
+            return score_token(self.served.probe, token, self.served.own_row(row))
         except Exception as error:  # noqa: BLE001 - logged there
             self._note(error)
             return TokenScore()
@@ -64,7 +64,7 @@ class Scorer:
             return unscored(response)
         if self.failure is not None:
             return failed(response, self.failure)
-        work = partial(judge, question=guard.question, locator=guard.locator, explains=guard.explains)
+        work = partial(judge, question=guard.question, locator=guard.locator)
         try:
             async with asyncio.timeout(seconds) as deadline:
                 return await self._threads.run(work, response, self.served.probe)

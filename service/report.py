@@ -1,8 +1,10 @@
 """Report: a judgement in the words of the HTTP contract. Decides nothing; withholds what the action says."""
 
+from collections.abc import Sequence
+
 from probes.artifact import ProbeArtifact
 from service.guard import finite
-from service.judgement import Judgement, TokenScore
+from service.judgement import Judgement, NeuronShare, TokenScore
 from service.plan import GuardPlan
 from service.policy import WITHHELD, Action
 from service.response import ModelResponse, ResponseToken
@@ -30,7 +32,6 @@ def report_guard(
     """The guard object of one response."""
     signals = judgement.signals
     is_withheld = action in WITHHELD
-    explain = judgement.explain
     return GuardReport(
         status=judgement.status,
         risk=judgement.risk,
@@ -52,12 +53,7 @@ def report_guard(
         alpha=alpha,
         spans=report_spans(response, judgement, is_withheld=is_withheld) if plan.shows_spans else None,
         tokens=report_tokens(response, judgement, is_withheld=is_withheld) if plan.shows_tokens else None,
-        explain=None
-        if explain is None
-        else [
-            NeuronReport(layer=part.layer, neuron=part.neuron, weight=part.weight, contribution=part.contribution)
-            for part in explain
-        ],
+        explain=report_neurons(judgement.explain),
         suppressed=suppressed,
     )
 
@@ -80,6 +76,16 @@ def report_spans(response: ModelResponse, judgement: Judgement, *, is_withheld: 
             )
         )
     return spans
+
+
+def report_neurons(shares: Sequence[NeuronShare] | None) -> list[NeuronReport] | None:
+    """The neurons that say most."""
+    if shares is None:
+        return None
+    return [
+        NeuronReport(layer=share.layer, neuron=share.neuron, weight=share.weight, contribution=share.contribution)
+        for share in shares
+    ]
 
 
 def report_tokens(response: ModelResponse, judgement: Judgement, *, is_withheld: bool) -> list[TokenReport]:
@@ -105,4 +111,5 @@ def report_token(at: int, token: ResponseToken, score: TokenScore, *, is_answer:
         residual=score.residual,
         risk=score.risk,
         is_answer=is_answer,
+        explain=report_neurons(score.explain),
     )

@@ -1,5 +1,6 @@
 """ServedModel: an engine and a probe whose heads it has loaded. A request keeps the one that it began with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from probes.neurons import NeuronSet
 from probes.positions import PositionRule
 from probes.probe import Probe
 from service.auth import NO_LIMITS, Limits
-from service.engines.base import Engine, HeadBank, Heads, ResidualHeads
+from service.engines.base import Engine, HeadBank, Heads, ResidualHeads, RowEvidence
 from service.policy import OnError
 from service.response import ModelResponse
 from service.role import Role
@@ -41,13 +42,18 @@ class ServedModel:
         """The probe that answers."""
         return self.artifact.probe
 
+    def own_row(self, row: RowEvidence | None) -> RowEvidence | None:
+        """The row as if this probe's heads were alone in the engine."""
+        return _take_rows((row,), self.heads.bank, self.probe, first=0)[0]
+
     def own_rows(self, response: ModelResponse) -> ModelResponse:
-        """The response as if this probe's heads were alone in the engine."""
-        return _take_rows(response, self.heads.bank, self.probe, first=0)
+        """The response as if they were."""
+        return replace(response, rows=_take_rows(response.rows, self.heads.bank, self.probe, first=0))
 
     def shadow_rows(self, response: ModelResponse, shadow: Probe) -> ModelResponse:
         """The response as if the shadow's heads were."""
-        return _take_rows(response, self.heads.bank, shadow, first=len(self.probe.heads))
+        first = len(self.probe.heads)
+        return replace(response, rows=_take_rows(response.rows, self.heads.bank, shadow, first=first))
 
 
 def probe_label(probe: Probe) -> str:
@@ -86,16 +92,17 @@ def head_bank(probe: Probe, shadow: Probe | None = None) -> HeadBank:
     return HeadBank(names, neurons, weights, suppressed, position, residual)
 
 
-def _take_rows(response: ModelResponse, bank: HeadBank, probe: Probe, *, first: int) -> ModelResponse:
+def _take_rows(
+    rows: Sequence[RowEvidence | None], bank: HeadBank, probe: Probe, *, first: int
+) -> tuple[RowEvidence | None, ...]:
     if len(bank.names) == len(probe.heads):
-        return response
+        return tuple(rows)
     columns, last = _columns(bank.neurons, probe), first + len(probe.heads)
-    rows = tuple(
+    return tuple(
         row
         and replace(row, scores=row.scores[first:last], neurons=None if row.neurons is None else row.neurons[columns])
-        for row in response.rows
+        for row in rows
     )
-    return replace(response, rows=rows)
 
 
 def _columns(neurons: NeuronSet, probe: Probe) -> NDArray[np.int64]:

@@ -53,7 +53,7 @@ async def judge_shadow(
     if shadow is None or not plan.is_scored:
         return
     probe = shadow.probe
-    scorer = Scorer(replace(served, artifact=shadow), replace(plan, explains=False), _THREADS)
+    scorer = Scorer(replace(served, artifact=shadow), plan, _THREADS)
     found = await scorer.judge(served.shadow_rows(response, probe))
     metrics.scoring.labels("shadow").observe(time.perf_counter() - began)
     if found.status == "failed":

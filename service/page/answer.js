@@ -41,7 +41,6 @@ export class Answer {
     find(".plain").textContent = run.state === "done" && !isWithheld(run) ? run.text : "";
     find(".figures").textContent = figures(run);
     showSpans(find(".spans"), run.spans);
-    showNeurons(find(".neurons"), run);
     this.#point(isWithheld(run) ? null : (run.tokens[this.pointed] ?? null));
     for (const button of this.root.querySelectorAll(".feedback button")) {
       button.disabled = run.state !== "done" || isWithheld(run);
@@ -58,6 +57,7 @@ export class Answer {
   #point(token) {
     this.pointed = token?.i;
     showToken(this.find(".numbers-list"), token, isWithheld(this.run) ? "withheld" : "point at one, or use the arrow keys");
+    showNeurons(this.find(".neurons"), this.run, token);
   }
 
   async #label(button) {

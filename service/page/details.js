@@ -1,4 +1,4 @@
-// Beside an answer: the numbers of one token, the neurons of the whole answer, the spans.
+// Beside an answer: the numbers and neurons of one token, the neurons of the whole answer, the spans.
 
 import { number, riskText } from "./words.js";
 
@@ -20,12 +20,14 @@ export function showToken(list, token, hint) {
   }));
 }
 
-// The API names neurons for the whole response only: nothing is spread over tokens here.
-export function showNeurons(section, run) {
-  const neurons = run.guard?.explain;
+// Of the token that is pointed at; else of the whole answer.
+export function showNeurons(section, run, token) {
+  const neurons = token?.explain ?? run.guard?.explain;
   const [hint, list] = [section.querySelector(".hint"), section.querySelector("ol")];
-  hint.textContent = neurons?.length
-    ? "Of the whole answer, not of one token: weight times mean CETT over the claim."
+  hint.textContent = token?.explain
+    ? `Of token ${token.i + 1} alone: weight times CETT.`
+    : neurons?.length
+    ? "Of the whole answer: weight times mean CETT over the claim."
     : run.guard ? "None were reported for this answer." : "Known once the answer is judged.";
   const most = Math.max(...(neurons ?? []).map((one) => Math.abs(one.contribution)), 1e-9);
   list.replaceChildren(...(neurons ?? []).map((one) => {

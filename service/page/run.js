@@ -61,8 +61,8 @@ function withhold(run) {
   run.spans = [];
 }
 
-function pick({ i, text, logprob, entropy, logit, residual, risk, is_answer }) {
-  return { i, text: safe(text ?? ""), logprob, entropy, logit, residual, risk, is_answer };
+function pick({ i, text, logprob, entropy, logit, residual, risk, is_answer, explain }) {
+  return { i, text: safe(text ?? ""), logprob, entropy, logit, residual, risk, is_answer, explain };
 }
 
 // What turns the reading direction would show a text that the model did not write; U+FFFD stands for it, as in the CLI.

@@ -41,6 +41,15 @@ class SpanReport(Sent):
     risk: float | None
 
 
+class NeuronReport(Sent):
+    """A neuron's share of the logit."""
+
+    layer: int
+    neuron: int
+    weight: float
+    contribution: float
+
+
 class TokenReport(Sent):
     """A token; `id` and `text` are null where the response is withheld."""
 
@@ -56,15 +65,8 @@ class TokenReport(Sent):
     risk: float | None
     is_answer: bool | None
     """Null in a stream: the answer is located once the response is whole."""
-
-
-class NeuronReport(Sent):
-    """A neuron's share of the logit."""
-
-    layer: int
-    neuron: int
-    weight: float
-    contribution: float
+    explain: list[NeuronReport] | None
+    """The neurons that say most of this token; null unless `guard.explain` asks for them."""
 
 
 class SuppressionReport(Sent):

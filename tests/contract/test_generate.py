@@ -33,7 +33,15 @@ async def test_the_answer_has_the_shape_of_the_contract(serve, parts):
     (span,) = guard["spans"]
     assert choice["text"][span["start"] : span["end"]] == span["text"] == choice["text"].strip()
     assert (span["token_start"], span["token_end"]) == (0, len(guard["tokens"]))
-    assert len(guard["explain"]) == min(10, len(parts.artifact.probe.neurons))
+    probe = parts.artifact.probe
+    assert len(guard["explain"]) == min(10, len(probe.neurons))
+    for token in guard["tokens"]:
+        shares = [part["contribution"] for part in token["explain"]]
+        assert len(shares) == min(5, len(probe.neurons))
+        assert sorted(shares, key=abs, reverse=True) == shares
+        if len(shares) == len(probe.neurons):
+            assert sum(shares) + probe.intercept == pytest.approx(token["logit"], abs=1e-4)
+    assert all(token["explain"] is None for token in (await ask(client))["choices"][0]["guard"]["tokens"])
     assert guard["logit"] == pytest.approx(sum(t["logit"] for t in guard["tokens"]) / len(guard["tokens"]))
 
 

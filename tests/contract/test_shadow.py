@@ -8,7 +8,7 @@ import pytest
 from service.engines.base import RowEvidence
 from service.fake_probe import fake_artifact
 from service.guard import judge
-from tests.contract.asking import ask, close
+from tests.contract.asking import ask, ask_stream, close
 from tests.contract.switching import ask_score, ask_suppressed, lasting, versions
 from tests.probe_library import (
     SETTINGS,
@@ -72,6 +72,22 @@ async def test_its_risks_are_those_of_serving_it_and_the_answers_stay(serve, par
     pairs = zip(decide(alone, parts.artifact.probe.threshold), decide(served, other.probe.threshold), strict=True)
     assert shadowed["hguard_shadow_disagreements_total"] == sum(a != b for a, b in pairs)
     assert after["hguard_scored_responses_total"] == 3 * (len(PROMPTS) + 4)  # a shadow is no response
+
+
+async def test_the_neurons_of_streamed_tokens_stay_those_of_the_probe_that_answers(serve, parts, engine_name, tmp_path):
+    other = make_other(parts, engine_name, parts.artifact.probe.position)
+    client = await serve(parts, probes_dir=write_library(tmp_path, other), **SETTINGS)
+
+    async def stream():
+        events = await ask_stream(client, guard={"explain": True})
+        return [data for name, _, data in events if name == "token"]
+
+    alone = await stream()
+    assert all(len(token["explain"]) > 0 for token in alone)
+    assert (await activate(client, other.probe, mode="shadow")).status_code == 200
+    assert close(await stream(), alone)
+    whole = (await ask(client, guard={"explain": True}))["choices"][0]["guard"]["tokens"]
+    assert close([token["explain"] for token in whole], [token["explain"] for token in alone])
 
 
 async def test_disagreements_are_counted(serve, tmp_path):

@@ -42,6 +42,23 @@ def shown(value, digits=3):
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
+def neurons_of(here):
+    """(neuron, contribution) of each row."""
+    rows = here.page.locator(".neurons li")
+    return [
+        (rows.nth(at).locator("span").first.text_content(), rows.nth(at).locator(".figure").text_content())
+        for at in range(rows.count())
+    ]
+
+
+def neuron_rows(shares):
+    signs = ["+" * (share["contribution"] > 0) for share in shares]
+    return [
+        (f"layer {share['layer']}, no. {share['neuron']}", sign + shown(share["contribution"], 2))
+        for sign, share in zip(signs, shares, strict=True)
+    ]
+
+
 def luminance(colour):
     """WCAG's, of `rgb(...)`."""
     parts = [int(part) / 255 for part in colour[4:-1].split(",")]
@@ -78,15 +95,14 @@ def test_a_real_answer_shows_the_numbers_of_the_api(browser, address):
         assert here.text(".dial-value") == shown(guard["risk"])
         assert "under threshold" in here.text("#live")
         assert shown(guard["risk"]) in here.text("#live")
+        assert "the whole answer" in here.text(".neurons .hint")
+        assert neurons_of(here) == neuron_rows(guard["explain"])
         here.page.locator(".token").nth(underlined[0]).hover()
         rows, pointed = here.numbers(), guard["tokens"][underlined[0]]
+        assert f"token {underlined[0] + 1} alone" in here.text(".neurons .hint")
+        assert neurons_of(here) == neuron_rows(pointed["explain"]) != neuron_rows(guard["explain"])
         assert rows["Log-probability"] == shown(pointed["logprob"])
         assert (rows["Entropy (nats)"], rows["Risk"]) == (shown(pointed["entropy"]), shown(pointed["risk"]))
-        neurons = here.page.locator(".neurons li").all_text_contents()
-        assert len(neurons) == len(guard["explain"])
-        for row, neuron in zip(neurons, guard["explain"], strict=True):
-            assert row.startswith(f"layer {neuron['layer']}, no. {neuron['neuron']}")
-            assert row.endswith(shown(neuron["contribution"], 2))
         here.page.click("button[value=faithful]")
         wait_for(lambda: here.text(".feedback-state") == "Kept. Thank you.")
         here.page.click("button[value=hallucinated]")

@@ -46,13 +46,14 @@ def test_signals_are_taken_over_the_answer_tokens_only():
 def test_explain_ranks_weight_times_mean_cett_and_sums_to_the_logit():
     cett = [[9.0, 9.0], [1.0, 4.0], [2.0, 0.0]]
     scores = [float(np.dot([2.0, -1.0], row)) for row in cett]
-    judgement = judge(
-        make_response("ab", scores, neurons=cett), make_probe(), question="q", locator="default", explains=True
-    )
+    judgement = judge(make_response("ab", scores, neurons=cett), make_probe(), question="q", locator="default")
     assert judgement.explain is not None
     assert [(share.layer, share.neuron, share.weight) for share in judgement.explain] == [(0, 1, 2.0), (1, 2, -1.0)]
     assert [share.contribution for share in judgement.explain] == pytest.approx([2.0 * 1.5, -1.0 * 2.0])
     assert sum(share.contribution for share in judgement.explain) + 0.5 == pytest.approx(judgement.logit)
+    first, second = judgement.token_scores
+    assert [(share.layer, share.contribution) for share in first.explain] == [(1, -4.0), (0, 2.0)]
+    assert [(share.layer, share.contribution) for share in second.explain] == [(0, 4.0), (1, -0.0)]
 
 
 @pytest.mark.parametrize("text", ["", "I don't know."])
