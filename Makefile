@@ -51,7 +51,7 @@ test-vllm: vllm ## the exactness suite on real vLLM
 test-gpu: vllm ## the exactness suite on CUDA
 	$(PY) -m pytest tests/gpu -m gpu $(PYTEST_ARGS)
 
-e2e-docker: setup ## deploy/compose.yaml and its CPU variant on a Docker daemon that the test starts (root; Debian's docker.io and debootstrap)
+e2e-docker: setup ## deploy/compose.yaml and its CPU variant on a Docker daemon that the test starts (root; Debian's docker.io and debootstrap; else skipped)
 	$(PY) -m pytest tests/docker -s $(PYTEST_ARGS)
 
 check: setup ## ruff, mypy strict, import rules

@@ -1,8 +1,10 @@
 """One daemon and one stack for all tests of this folder."""
 
+import contextlib
+
 import pytest
 
-from tests.docker.daemon import docker_daemon, missing
+from tests.docker.daemon import NoDaemonError, docker_daemon, missing
 from tests.docker.stack import running_stack
 
 
@@ -11,5 +13,9 @@ def stack(tmp_path_factory):
     reason = missing()
     if reason is not None:
         pytest.skip(reason)
-    with docker_daemon() as docker, running_stack(docker, tmp_path_factory.mktemp("checkout")) as running:
-        yield running
+    with contextlib.ExitStack() as opened:
+        try:
+            docker = opened.enter_context(docker_daemon())
+        except NoDaemonError as error:
+            pytest.skip(str(error))
+        yield opened.enter_context(running_stack(docker, tmp_path_factory.mktemp("checkout")))

@@ -34,6 +34,10 @@ ENTRYPOINT ["{binary}"]
 """
 
 
+class NoDaemonError(Exception):
+    """Docker cannot run on this machine; has the daemon's last words."""
+
+
 class Docker:
     """`docker` against one daemon."""
 
@@ -65,7 +69,11 @@ def missing() -> str | None:
 
 @contextlib.contextmanager
 def docker_daemon() -> Iterator[Docker]:
-    """The daemon of DOCKER_HOST; else one that is started, has the stand-ins, and leaves nothing behind."""
+    """The daemon of DOCKER_HOST; else one that is started, has the stand-ins, and leaves nothing behind.
+
+    Raises:
+        NoDaemonError: It does not come up: no right to mount or to set packet filters, as in most containers.
+    """
     if "DOCKER_HOST" in os.environ:
         yield Docker(os.environ["DOCKER_HOST"])
         return
@@ -86,7 +94,9 @@ def docker_daemon() -> Iterator[Docker]:
     daemon = subprocess.Popen(["dockerd", *flags, "--host", socket], stdout=log, stderr=log)
     try:
         docker = Docker(socket)
-        wait_for(lambda: is_up(docker, daemon), 60, "dockerd")
+        wait_for(lambda: daemon.poll() is not None or is_up(docker), 60, "dockerd")
+        if daemon.poll() is not None:
+            raise NoDaemonError("dockerd ended at its start: " + (folder / "log").read_text()[-500:])
         make_stand_ins(docker, folder)
         yield docker
     finally:
@@ -105,8 +115,7 @@ def unmount_below(folder: Path) -> None:
         run("umount", mount)
 
 
-def is_up(docker: Docker, daemon: "subprocess.Popen[bytes]") -> bool:
-    assert daemon.poll() is None, "dockerd ended at its start"
+def is_up(docker: Docker) -> bool:
     return subprocess.run(["docker", "info"], env=docker.environment, capture_output=True).returncode == 0
 
 
