@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.engines.base import EngineError
-from service.logs import JsonFormatter, TextFormatter, configure_logs, describe_exception
+from service.observe.logs import JsonFormatter, TextFormatter, configure_logs, describe_exception
 from tests.serving import QUESTION, make_parts, read_events, serve_on_port
 
 SECRET = "hunter2"
@@ -155,6 +155,6 @@ async def test_polling_is_quiet_and_everything_else_is_not(configured):
 
 async def test_a_sink_that_fails_is_logged_and_fails_no_request(configured, monkeypatch):
     written = configured("info", "json")
-    monkeypatch.setattr("service.access_log.describe", fails)
+    monkeypatch.setattr("service.sinks.access_log.describe", fails)
     assert (await ask(make_parts())).status_code == 200
     assert "a request is missing in AccessLog" in written.getvalue()
