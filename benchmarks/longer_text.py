@@ -27,16 +27,16 @@ from offline.unit_metrics import summarise_units
 from offline.unit_scores import SCORES, TOKEN_SCORES, ScoredText, score_units
 from probes.positions import align_rows
 from probes.probe import Probe
-from service.auth import NO_LIMITS
-from service.errors import ApiError
-from service.guard import judge
+from service.admission.auth import NO_LIMITS
+from service.answering.scoring import plan_score
+from service.guard.judge import judge
+from service.guard.response import read_scored
 from service.lifecycle import Lifecycle
-from service.metrics import Metrics
-from service.response import read_scored
+from service.observe.metrics import Metrics
+from service.probe_roles.served import ServedModel, probe_label
 from service.schemas.score import ScoreRequest
-from service.scoring import plan_score
-from service.served import ServedModel, probe_label
 from service.settings import Settings
+from service.web.errors import ApiError
 
 STATEMENT = (
     "Cross-model scoring: other models wrote these texts and people labelled them; the scoring model read them "

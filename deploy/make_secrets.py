@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from service import keys
-from service.key_ring import KeysFileError, read_keys
+from service.admission.key_ring import KeysFileError, read_keys
 
 HGUARD, PROMETHEUS, GRAFANA = 10001, 65534, 472
 """User ids in the images."""

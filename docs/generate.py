@@ -1,8 +1,8 @@
 """Write the reference pages from the code: `python docs/generate.py`. A test compares what is committed with this.
 
 settings.md    every setting (service/settings.py)
-metrics.md     every metric with type and labels (service/metrics.py, service/drift.py)
-reference.md   every route and every field (the OpenAPI document, service/access.py)
+metrics.md     every metric with type and labels (service/observe/metrics.py, service/feedback/drift.py)
+reference.md   every route and every field (the OpenAPI document, service/admission/access.py)
 """
 
 import json
@@ -14,10 +14,10 @@ from typing import Any
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
 
-from service.access import ROUTES  # noqa: E402
+from service.admission.access import ROUTES  # noqa: E402
 from service.app import create_app  # noqa: E402
-from service.drift import Drift, DriftCollector  # noqa: E402
-from service.metrics import Metrics  # noqa: E402
+from service.feedback.drift import Drift, DriftCollector  # noqa: E402
+from service.observe.metrics import Metrics  # noqa: E402
 from service.settings import PREFIX, READ_ELSEWHERE, Settings  # noqa: E402
 
 _MADE = "<!-- Made by `python docs/generate.py`; change the code, not this page. -->"

@@ -11,10 +11,10 @@ import uvicorn
 from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
 
+from service.admission.key_ring import KeysFileError
 from service.app import create_app
-from service.key_ring import KeysFileError
 from service.loading import StartupError
-from service.logs import configure_logs
+from service.observe.logs import configure_logs
 from service.server import FLUSH_SECONDS, Server
 from service.settings import Settings, SettingsError, describe_settings, read_settings
 from service.version import VERSION

@@ -6,22 +6,22 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from service.access import Authorize
-from service.admission import Admission
+from service.admission.access import Authorize
+from service.admission.gate import Admission
+from service.admission.key_ring import KeyRing
+from service.answering.prompt_memory import PromptMemory
 from service.drain import Drain
-from service.errors import install_handlers
-from service.feedback import Feedback
-from service.key_ring import KeyRing
+from service.feedback.feedback import Feedback
 from service.lifecycle import Lifecycle, Parts
-from service.metrics import Metrics
-from service.middleware import CountRequests, LimitBody
-from service.openapi import install_openapi
-from service.prompt_memory import PromptMemory
+from service.observe.metrics import Metrics
 from service.routes import checks, feedback, generate, litellm, openai, page, probes, score, status
+from service.routes.openapi import install_openapi
 from service.settings import Settings
-from service.sinks import open_sinks
+from service.sinks.opening import open_sinks
 from service.version import VERSION
 from service.watchdog import Watchdog
+from service.web.errors import install_handlers
+from service.web.middleware import CountRequests, LimitBody
 
 
 def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:

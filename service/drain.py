@@ -6,8 +6,8 @@ The listener goes on answering meanwhile, `/readyz` with 503; see `service.serve
 import logging
 import time
 
-from service.admission import Admission
-from service.metrics import Metrics
+from service.admission.gate import Admission
+from service.observe.metrics import Metrics
 
 LINGER_SECONDS = 1.0
 """The listener answers for so long at least, so that whoever asks /readyz or sends a request reads why."""

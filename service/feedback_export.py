@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.feedback_store import FeedbackStore, FeedbackUrlError, database_url, one_line
+from service.feedback.store import FeedbackStore, FeedbackUrlError, database_url, one_line
 from service.settings import SettingsError, read_settings
 
 EXIT_USAGE = 2

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import get_args
 
-from service.auth import KeyScope
-from service.key_ring import KEY_NAME
+from service.admission.auth import KeyScope
+from service.admission.key_ring import KEY_NAME
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """Lifecycle: from settings to a served model that has proved that it scores right, and back down.
 
 What is missing is kept as a reason: a service that is not ready still says so. Which probes serve is
-`service.probe_switch`'s business.
+`service.probe_roles.switch`'s business.
 """
 
 import asyncio
@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from probes.artifact import ProbeArtifact
-from service.auth import Limits
+from service.admission.auth import Limits
 from service.engines.base import Engine
-from service.errors import ApiError
-from service.golden import departure_of
 from service.loading import StartupError, load_engine, load_probe, one_line
-from service.metrics import Metrics
-from service.probe_slot import ProbeRefusedError
-from service.probe_switch import ProbeSwitch
-from service.served import ServedModel
+from service.observe.metrics import Metrics
+from service.probe_roles.golden import departure_of
+from service.probe_roles.served import ServedModel
+from service.probe_roles.slot import ProbeRefusedError
+from service.probe_roles.switch import ProbeSwitch
 from service.settings import Settings
 from service.version import VERSION
+from service.web.errors import ApiError
 
 logger = logging.getLogger("hguard")
 

@@ -5,9 +5,9 @@ from probes.fingerprint import check_same_model
 from probes.registry import ProbeNotFoundError, find_probe
 from service.engines.base import Engine
 from service.engines.fake import FakeEngine
+from service.engines.fake_probe import fake_artifact
 from service.engines.registry import EngineChoice, EngineUnavailableError, build_engine
-from service.fake_probe import fake_artifact
-from service.guard import LOCATORS
+from service.guard.judge import LOCATORS
 from service.settings import Settings
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from probes.packaged import DEFAULT_MODEL
-from service.policy import OnError
+from service.guard.policy import OnError
 
 PREFIX = "HGUARD_"
 ENV_FILE = ".env"

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 
-from service.admission import Admission
+from service.admission.gate import Admission
 from service.lifecycle import Lifecycle
 
 REASON = "engine"

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from probes.artifact import ProbeArtifact, save_artifact
-from service import shadow
+from service.choices import shadow
 
 KEY = "an admin key"
 SETTINGS: dict[str, Any] = {"admin_key_sha256": hashlib.sha256(KEY.encode()).hexdigest()}

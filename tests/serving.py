@@ -14,7 +14,7 @@ import uvicorn
 
 from service.app import create_app
 from service.engines.fake import FakeEngine
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 from service.lifecycle import Parts
 from service.settings import Settings
 

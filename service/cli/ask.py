@@ -11,7 +11,7 @@ import httpx
 from service.cli.client import add_connection, check, connect, describe_error, foreign, read_events, reading
 from service.cli.screen import Screen
 from service.cli.words import EXIT_ACTED, EXIT_UNSCORED, CliError
-from service.policy import HELD, Policy
+from service.guard.policy import HELD, Policy
 
 GRACE_SECONDS = 20.0
 """A stream sends a comment every 15 s; a server answers late requests itself."""

@@ -16,10 +16,10 @@ from probes.packaged import PACKAGED
 from probes.registry import ProbeNotFoundError, find_probe, list_artifacts, load_listed
 from service.cli.finding import Finding
 from service.engines.fake import FAKE_MODEL
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 from service.lifecycle import Lifecycle
 from service.loading import one_line
-from service.metrics import Metrics
+from service.observe.metrics import Metrics
 from service.settings import Settings
 
 _TRAIN = "train a probe for this model with `hguard-train`, and name it in HGUARD_PROBE"

@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from service.admission.key_ring import KeysFileError, read_keys
 from service.cli.finding import Finding
-from service.feedback_store import FeedbackUrlError, database_url
-from service.key_ring import KeysFileError, read_keys
+from service.feedback.store import FeedbackUrlError, database_url
 from service.settings import ENV_FILE, Settings, SettingsError, read_settings
-from service.tracing import TracingError, open_tracing
+from service.sinks.tracing import TracingError, open_tracing
 
 _SQLITE = b"SQLite format 3\0"
 """How such a file begins; an empty one is a database without tables."""

@@ -20,9 +20,9 @@ from probes.artifact import ArtifactError
 from probes.registry import list_artifacts, load_listed
 from service.cli.client import add_connection, check, connect, reading
 from service.cli.words import CliError, one_line, safe
-from service.probe_entry import describe_probe
-from service.role import Role
+from service.probe_roles.entry import describe_probe
 from service.schemas.probes import ProbeEntry, SwitchResponse
+from service.schemas.role import Role
 from service.settings import SettingsError, read_settings
 
 _EPILOG = """\

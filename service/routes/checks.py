@@ -6,14 +6,14 @@ Source: `/v1/checks` of NeMo Guardrails 0.24 (`nemoguardrails/server/api.py`): `
 
 from fastapi import APIRouter, Response
 
-from service.checking import check_answer
-from service.disconnect import ClientLeftError, while_connected
-from service.middleware import CLIENT_LEFT, note_action
+from service.answering.checking import check_answer
+from service.probe_roles.served import probe_label
 from service.routes.dependencies import CurrentCall
 from service.routes.responses import ERRORS
 from service.schemas.check import AnswerCheck, CheckRequest, CheckResponse
 from service.schemas.prompt import Message
-from service.served import probe_label
+from service.web.disconnect import ClientLeftError, while_connected
+from service.web.middleware import CLIENT_LEFT, note_action
 
 router = APIRouter()
 

@@ -5,15 +5,15 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.admission import Admission
-from service.auth import caller_of
-from service.call import Call
+from service.admission.auth import caller_of
+from service.admission.gate import Admission
+from service.answering.call import Call
 from service.drain import Drain
-from service.feedback import Feedback
+from service.feedback.feedback import Feedback
 from service.lifecycle import Lifecycle
-from service.metrics import Metrics
-from service.request_id import request_id_of
-from service.served import ServedModel
+from service.observe.metrics import Metrics
+from service.probe_roles.served import ServedModel
+from service.web.request_id import request_id_of
 
 
 def lifecycle_of(request: Request) -> Lifecycle:

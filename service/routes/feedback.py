@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from service.feedback_store import Label
+from service.feedback.store import Label
 from service.routes.dependencies import CurrentFeedback
 from service.routes.responses import FEEDBACK_ERRORS
 from service.schemas.feedback import FeedbackRequest, FeedbackResponse

@@ -2,13 +2,13 @@
 
 from fastapi import APIRouter, Response
 
-from service.disconnect import ClientLeftError
-from service.middleware import CLIENT_LEFT
 from service.routes.dependencies import CurrentCall
 from service.routes.responses import ERRORS, STREAM
 from service.routes.run import plan_and_join, run_connected
 from service.routes.stream import NamedEvents, stream_response
 from service.schemas.generate import GenerateRequest, GenerateResponse
+from service.web.disconnect import ClientLeftError
+from service.web.middleware import CLIENT_LEFT
 
 router = APIRouter()
 

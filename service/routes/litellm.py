@@ -11,25 +11,25 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from service.admission import Admission
-from service.auth import caller_of
-from service.call import Call
-from service.checking import Verdict, check_texts, without_score
-from service.disconnect import ClientLeftError, while_connected
-from service.errors import ApiError
-from service.key_limits import allow_on_error
+from service.admission.auth import caller_of
+from service.admission.gate import Admission
+from service.admission.key_limits import allow_on_error
+from service.answering.call import Call
+from service.answering.checking import Verdict, check_texts, without_score
+from service.answering.prompt_memory import PromptMemory
+from service.guard.policy import OnError
 from service.lifecycle import Lifecycle
-from service.metrics import Metrics
-from service.middleware import CLIENT_LEFT, note_action
-from service.policy import OnError
-from service.prompt_memory import PromptMemory
-from service.request_id import request_id_of
+from service.observe.metrics import Metrics
+from service.probe_roles.served import probe_label
 from service.routes.dependencies import CurrentLifecycle, CurrentMetrics
 from service.routes.responses import ERRORS
 from service.schemas.chat_text import read_conversation
 from service.schemas.litellm import GuardrailAnswer, GuardrailOptions, GuardrailRequest
 from service.schemas.prompt import Message
-from service.served import probe_label
+from service.web.disconnect import ClientLeftError, while_connected
+from service.web.errors import ApiError
+from service.web.middleware import CLIENT_LEFT, note_action
+from service.web.request_id import request_id_of
 
 router = APIRouter()
 

@@ -4,11 +4,9 @@ import time
 
 from fastapi import APIRouter, Response
 
-from service.call import Call
-from service.disconnect import ClientLeftError
-from service.errors import ApiError
-from service.middleware import CLIENT_LEFT
-from service.openai_form import guard_of, read_request, write_chat, write_headers, write_text
+from service.answering.call import Call
+from service.answering.openai_form import guard_of, read_request, write_chat, write_headers, write_text
+from service.probe_roles.served import probe_label
 from service.routes.dependencies import CurrentCall, CurrentModel
 from service.routes.openai_stream import ChatChunks, TextChunks
 from service.routes.responses import CHUNKS, ERRORS, NOT_READY
@@ -16,7 +14,9 @@ from service.routes.run import plan_and_join, run_connected
 from service.routes.stream import stream_response
 from service.schemas.openai_answer import ChatCompletion, ModelEntry, ModelList, TextCompletion
 from service.schemas.openai_request import ChatRequest, CompletionRequest
-from service.served import probe_label
+from service.web.disconnect import ClientLeftError
+from service.web.errors import ApiError
+from service.web.middleware import CLIENT_LEFT
 
 router = APIRouter(prefix="/v1")
 

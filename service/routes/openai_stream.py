@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 
 from sse_starlette import ServerSentEvent
 
-from service.choice import Outcome
-from service.openai_form import finish_reason, guard_of, write_columns, write_logprobs
+from service.answering.openai_form import finish_reason, guard_of, write_columns, write_logprobs
+from service.choices.choice import Outcome
 from service.routes.stream import sse
 from service.schemas.error import ErrorResponse
 from service.schemas.generate import Choice, GenerateResponse, Usage

@@ -6,15 +6,15 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from probes.registry import ProbeNotFoundError
-from service.errors import ApiError
-from service.probe_list import list_entries
-from service.probe_slot import ProbeRefusedError
-from service.probe_switch import Switched
-from service.role import Role
+from service.probe_roles.listing import list_entries
+from service.probe_roles.slot import ProbeRefusedError
+from service.probe_roles.switch import Switched
 from service.routes.dependencies import CurrentLifecycle
 from service.routes.responses import ADMIN_ERRORS
 from service.schemas.probes import ActivateRequest, FolderName, ProbeList, RollbackRequest, SwitchResponse
 from service.schemas.report import ProbeLabel
+from service.schemas.role import Role
+from service.web.errors import ApiError
 
 router = APIRouter()
 

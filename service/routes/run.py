@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from service.answer import action_of, assemble, new_id
-from service.call import Call
-from service.choice import Outcome, run_choices, within
-from service.disconnect import ClientLeftError, while_connected
-from service.middleware import note_action
-from service.offload import LONG_TEXT, offload
-from service.plan import GenerationPlan, plan_choices, text_length
-from service.request_id import override_request_id
+from service.answering.answer import action_of, assemble, new_id
+from service.answering.call import Call
+from service.choices.choice import Outcome, run_choices, within
+from service.choices.offload import LONG_TEXT, offload
+from service.choices.plan import GenerationPlan, plan_choices, text_length
 from service.schemas.generate import GenerateRequest, GenerateResponse
+from service.web.disconnect import ClientLeftError, while_connected
+from service.web.middleware import note_action
+from service.web.request_id import override_request_id
 
 OPEN_ENDED_TOKENS = 1024
 """What admission is told of a choice that names no limit and may fill the context; most answers end long before."""

@@ -2,13 +2,13 @@
 
 from fastapi import APIRouter, Response
 
-from service.disconnect import ClientLeftError, while_connected
-from service.middleware import CLIENT_LEFT, note_action
-from service.request_id import override_request_id
+from service.answering.scoring import score_within
 from service.routes.dependencies import CurrentCall
 from service.routes.responses import ERRORS
 from service.schemas.score import ScoreRequest, ScoreResponse
-from service.scoring import score_within
+from service.web.disconnect import ClientLeftError, while_connected
+from service.web.middleware import CLIENT_LEFT, note_action
+from service.web.request_id import override_request_id
 
 router = APIRouter()
 

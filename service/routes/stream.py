@@ -13,21 +13,21 @@ from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Message
 
-from service.answer import new_id
-from service.call import Call
-from service.choice import Outcome, run_choices, within
-from service.errors import ApiError, internal_error
-from service.generation import OnToken
-from service.judgement import TokenScore
-from service.plan import GenerationPlan
-from service.record import CLIENT_LEFT, note_error
-from service.report import report_token, report_tokens
-from service.request_id import request_id_of
-from service.response import ResponseToken
+from service.answering.answer import new_id
+from service.answering.call import Call
+from service.choices.choice import Outcome, run_choices, within
+from service.choices.generation import OnToken
+from service.choices.plan import GenerationPlan
+from service.choices.report import report_token, report_tokens
+from service.guard.judgement import TokenScore
+from service.guard.response import ResponseToken
+from service.observe.record import CLIENT_LEFT, note_error
 from service.routes.run import finish
 from service.schemas.error import ErrorResponse
 from service.schemas.generate import GenerateRequest, GenerateResponse
 from service.schemas.stream import GuardEvent, SpanEvent, StartEvent, TokenEvent
+from service.web.errors import ApiError, internal_error
+from service.web.request_id import request_id_of
 
 PING_SECONDS = 15
 SEND_TIMEOUT_SECONDS = 60

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from service.policy import Policy
+from service.guard.policy import Policy
 from service.schemas.chat_text import ChatMessage
 from service.schemas.options import GuardOptions
 from service.schemas.report import GuardReport

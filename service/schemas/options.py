@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from service.guard import Locator
-from service.policy import OnError, Policy
+from service.guard.judge import Locator
+from service.guard.policy import OnError, Policy
 from service.schemas.strict import Strict
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]

@@ -6,8 +6,8 @@ from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from probes.parts import Part
-from service.role import Role
 from service.schemas.report import ProbeLabel
+from service.schemas.role import Role
 from service.schemas.strict import Sent, Strict
 
 FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]

@@ -1,8 +1,8 @@
 """The guard object: what a client is told about a response's truth. Not scored is null, never 0."""
 
 from probes.parts import Part
-from service.judgement import Status
-from service.policy import Action
+from service.guard.judgement import Status
+from service.guard.policy import Action
 from service.schemas.strict import Sent
 
 

@@ -4,7 +4,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from service.access import ROUTES
+from service.admission.access import ROUTES
 from service.app import create_app
 from service.settings import Settings
 from tests.keys import SCOPES, show, write_keys
@@ -35,7 +35,7 @@ def is_admitted(answer):
 
 def test_hazard_a_new_route_is_not_in_the_table():
     missing = [f"{method} {path}" for method, path in real_routes() if f"{method} {path}" not in ROUTES]
-    assert not missing, "add them to service/access.py with the scope that they need"
+    assert not missing, "add them to service/admission/access.py with the scope that they need"
 
 
 @pytest.fixture

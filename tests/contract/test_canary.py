@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from service.engines.base import RowEvidence
-from service.probe_places import is_in_share
+from service.probe_roles.places import is_in_share
 from tests.contract.asking import ask, close
 from tests.contract.switching import WAYS, ask_events, lasting, versions
 from tests.probe_library import (

@@ -5,8 +5,8 @@ import asyncio
 import httpx
 import pytest
 
-import service.feedback
-import service.feedback_writer
+import service.feedback.feedback
+import service.feedback.writer
 from tests.contract.labelling import generate, label, metric, metric_becomes
 from tests.serving import make_parts, serve_on_port
 
@@ -32,7 +32,7 @@ async def test_a_database_that_cannot_be_opened_costs_labels_and_nothing_else(tm
 async def test_a_database_that_hangs_delays_no_answer(monkeypatch):
     """It accepts connections and never says a word: the worst way to be down."""
     pytest.importorskip("psycopg")
-    monkeypatch.setattr(service.feedback, "LABEL_SECONDS", 1.5)
+    monkeypatch.setattr(service.feedback.feedback, "LABEL_SECONDS", 1.5)
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     url = f"postgresql://me:tr0ub4dor@127.0.0.1:{port}/labels"
@@ -52,7 +52,7 @@ async def test_a_database_that_hangs_delays_no_answer(monkeypatch):
 
 
 async def test_labels_that_wait_for_a_hanging_database_are_bounded(monkeypatch, tmp_path):
-    monkeypatch.setattr(service.feedback, "LABELS_LIMIT", 0)
+    monkeypatch.setattr(service.feedback.feedback, "LABELS_LIMIT", 0)
     with serve_on_port(make_parts(locator="response"), feedback_url=f"sqlite:///{tmp_path}/feedback.db") as address:
         async with httpx.AsyncClient(base_url=address) as client:
             assert (await label(client, (await generate(client))["id"])).status_code == 503
@@ -62,7 +62,7 @@ async def test_labels_that_wait_for_a_hanging_database_are_bounded(monkeypatch, 
     ("limit", "value", "keeps"), [("PENDING_LIMIT", 5, False), ("PENDING_CHARACTERS", 4_500, True)]
 )
 async def test_what_waits_for_a_database_is_bounded_and_the_loss_is_counted(monkeypatch, tmp_path, limit, value, keeps):
-    monkeypatch.setattr(service.feedback_writer, limit, value)
+    monkeypatch.setattr(service.feedback.writer, limit, value)
     blocked = tmp_path / "state"
     blocked.write_text("a file where the folder should be")
     settings = {"feedback_url": f"sqlite:///{blocked}/feedback.db", "feedback_text": keeps}

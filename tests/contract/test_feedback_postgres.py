@@ -6,8 +6,8 @@ import sqlite3
 import httpx
 import pytest
 
+from service.feedback.store import FeedbackStore, Label, database_url
 from service.feedback_export import main
-from service.feedback_store import FeedbackStore, Label, database_url
 from tests.contract.labelling import generate, label, metric, metric_becomes
 from tests.postgres import PASSWORD, run_postgres
 from tests.serving import make_parts, serve_on_port

@@ -8,12 +8,12 @@ from itertools import count
 import httpx
 import pytest
 
-import service.scoring
+import service.answering.scoring
 from offline.recalibrate import main as recalibrate
 from probes.artifact import load_artifact, save_artifact
-from service.drift import LabelledRisk
 from service.engines.fake import FakeEngine
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
+from service.feedback.drift import LabelledRisk
 from service.feedback_export import main as export
 from service.lifecycle import Parts
 from tests.contract.labelling import label, metric, metric_becomes
@@ -29,7 +29,7 @@ async def test_labels_of_served_responses_recalibrate_the_probe(tmp_path, monkey
     folder = tmp_path / "probes" / "fake" / "0"
     artifact = save_artifact(folder, fake_artifact(locator="response"), "# fake 0\n")
     numbers = count()  # ids decide what is held out
-    monkeypatch.setattr(service.scoring, "new_id", lambda: f"gen-{next(numbers):024x}")
+    monkeypatch.setattr(service.answering.scoring, "new_id", lambda: f"gen-{next(numbers):024x}")
     draw = random.Random(0)
     risks, wrong = [], []
     with serve_on_port(Parts(FakeEngine(), artifact), feedback_url=url, drift_window=200) as address:

@@ -3,14 +3,14 @@
 import pytest
 
 from probes.claims import split_sentences
-from service.auth import NO_LIMITS
+from service.admission.auth import NO_LIMITS
+from service.choices.generation import generate
+from service.choices.hold import HoldGate
+from service.choices.plan import plan_choices
 from service.engines.base import EngineRequest, RequestTiming
-from service.generation import generate
-from service.hold import HoldGate
-from service.metrics import Metrics
-from service.plan import plan_choices
+from service.guard.transcript import Transcript
+from service.observe.metrics import Metrics
 from service.schemas.generate import GenerateRequest
-from service.transcript import Transcript
 from tests.serving import QUESTION, make_parts, read_events
 
 REPLY = "The answer is Paris. It lies on the Seine. Its mayor is Anne Hidalgo. The tower was built by Eiffel."

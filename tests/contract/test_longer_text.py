@@ -9,11 +9,11 @@ from benchmarks.longer_text import STATEMENT, print_tables, report_sets, score_a
 from offline.labelled_text import READERS, LabelledRange
 from offline.unit_scores import score_units
 from probes.probe import ResidualHead
+from service.answering.scoring import plan_score, run_score
 from service.lifecycle import Lifecycle
-from service.metrics import Metrics
+from service.observe.metrics import Metrics
+from service.probe_roles.served import ServedModel, head_bank
 from service.schemas.score import ScoreRequest
-from service.scoring import plan_score, run_score
-from service.served import ServedModel, head_bank
 from service.settings import Settings
 from tests import serving
 

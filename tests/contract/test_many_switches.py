@@ -10,7 +10,7 @@ import pytest
 from probes.parts import measure_parts
 from probes.positions import align_rows
 from service.engines.fake import fake_cett, fake_stream, fake_tokenizer
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 from tests.probe_library import SETTINGS, activate, turned, write_library
 from tests.running_service import running_service
 

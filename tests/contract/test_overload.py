@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from service.engines.fake import FakeEngine
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 from service.lifecycle import Parts
 from tests.contract.test_disconnect import metric, wait_until_metric
 from tests.keys import write_keys

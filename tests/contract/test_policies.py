@@ -131,7 +131,7 @@ async def test_stop_ends_at_the_token_where_the_running_risk_crosses(serve, posi
     tokens = (await ask(client, "annotate", 0.5)).json()["choices"][0]["guard"]["tokens"]
     means = [sum(token["logit"] for token in tokens[: n + 1]) / (n + 1) for n in range(len(tokens))]
     lowest = [min(token["logprob"] for token in tokens[: n + 1]) for n in range(len(tokens))]
-    # A threshold that is first crossed somewhere inside; the combination is the one of `service.fake_probe`.
+    # A threshold that is first crossed somewhere inside; the combination is the one of `service.engines.fake_probe`.
     combined = [mean - 0.5 * low - 0.25 for mean, low in zip(means, lowest, strict=True)]
     cut = next(n for n in range(3, len(combined)) if combined[n] > max(combined[:n]))
     threshold = 1 / (1 + exp(-(1.5 * (combined[cut] - 1e-6) + 0.1)))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from probes.serving_state import FILE
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 from tests.contract.asking import ask, close
 from tests.contract.spoiling import (
     cut,

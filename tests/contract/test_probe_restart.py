@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from probes.serving_state import FILE
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 from tests.contract.asking import ask
 from tests.contract.spoiling import cut, of_another_model, with_another_trace, write_again
 from tests.contract.switching import versions
@@ -96,7 +96,7 @@ class TestRestart:
         def fails(*_):
             raise OSError("read-only file system")
 
-        monkeypatch.setattr("service.probe_memory.write_state", fails)
+        monkeypatch.setattr("service.probe_roles.memory.write_state", fails)
         async with self.start(folder) as client:
             answer = await rollback(client, "fake", mode="canary")
             assert (answer.status_code, answer.json()["is_kept"]) == (200, False)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 from tests.probe_library import SETTINGS, activate, list_states, rollback, turned, write_library
 from tests.running_service import running_service
 from tests.serving import QUESTION

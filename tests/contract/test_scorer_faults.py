@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 
-from service.guard import judge
+from service.guard.judge import judge
 from tests.serving import QUESTION, make_parts, read_events, serve_on_port
 
 ASKED = {"prompt": QUESTION, "guard": {"return_tokens": True}}
@@ -37,7 +37,7 @@ async def counted(client, name, reason):
 @pytest.mark.parametrize("name", ["judge", "score_token", "running_risk"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_scorer_that_raises_is_a_failure_and_no_defect(parts, monkeypatch, name, stream):
-    monkeypatch.setattr(f"service.judging.{name}", fails)
+    monkeypatch.setattr(f"service.choices.judging.{name}", fails)
     policy = "stop" if name == "running_risk" else "annotate"
     asked = {**ASKED, "stream": stream, "guard": {"policy": policy}}
     with serve_on_port(parts) as address:
@@ -67,7 +67,7 @@ async def test_a_scorer_that_raises_is_a_failure_and_no_defect(parts, monkeypatc
     ("path", "body"), [("/generate", ASKED), ("/score", {"prompt": QUESTION, "response": "Paris"})]
 )
 async def test_a_scorer_that_is_late_is_a_failure_and_holds_up_no_health_check(parts, monkeypatch, path, body):
-    monkeypatch.setattr("service.judging.judge", is_slow)
+    monkeypatch.setattr("service.choices.judging.judge", is_slow)
     waits = []
     with serve_on_port(parts, score_timeout_s=SLOW_SECONDS / 4) as address:
         async with httpx.AsyncClient(base_url=address) as client:
@@ -92,7 +92,7 @@ async def test_a_suppressed_answer_that_cannot_be_scored_is_not_preferred_but_co
         calls.append(1)
         return fails() if len(calls) == 2 else judge(*given, **options)
 
-    monkeypatch.setattr("service.judging.judge", second_fails)
+    monkeypatch.setattr("service.choices.judging.judge", second_fails)
     with serve_on_port(parts) as address:
         async with httpx.AsyncClient(base_url=address) as client:
             asked = {"prompt": QUESTION, "guard": {"policy": "suppress", "threshold": 0.01}}

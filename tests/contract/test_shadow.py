@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from service.engines.base import RowEvidence
-from service.fake_probe import fake_artifact
-from service.guard import judge
+from service.engines.fake_probe import fake_artifact
+from service.guard.judge import judge
 from tests.contract.asking import ask, ask_stream, close
 from tests.contract.switching import ask_score, ask_suppressed, lasting, versions
 from tests.probe_library import (
@@ -131,7 +131,7 @@ class TestFailures:
                 raise RuntimeError("no such part")
             return judge(response, probe, **options)
 
-        monkeypatch.setattr("service.judging.judge", fail)
+        monkeypatch.setattr("service.choices.judging.judge", fail)
         assert close(lasting(await ask(client)), self.alone)
         assert (await read_metrics(client))['hguard_shadow_failures_total{reason="scorer_error"}'] == 1
 
@@ -224,11 +224,11 @@ async def test_hazard_a_slow_shadow_delays_or_fails_the_answer(serve, tmp_path, 
             may_end.wait()
         return judged(response, probe, **options)
 
-    monkeypatch.setattr("service.judging.judge", judge_slowly)
+    monkeypatch.setattr("service.choices.judging.judge", judge_slowly)
     for _ in range(6):
         answer = await ask(client, timeout_s=5.0)
         assert answer["risk"] is not None
-    monkeypatch.setattr("service.shadow._MOST_WAITING", 1)
+    monkeypatch.setattr("service.choices.shadow._MOST_WAITING", 1)
     await ask(client)
     may_end.set()
     metrics = await read_metrics(client)

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from service.engines.fake import FakeEngine
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 from service.lifecycle import Parts
 from tests.contract.test_disconnect import metric
 from tests.serving import QUESTION, make_parts, serve_in_process, serve_on_port

@@ -8,7 +8,7 @@ import signal
 import httpx
 import pytest
 
-from service.middleware import BODY_LIMIT_BYTES
+from service.web.middleware import BODY_LIMIT_BYTES
 from tests.contract.test_litellm_guardrail import PATH, REQUEST, RESPONSE
 from tests.running_nginx import CONFIG, running_nginx
 from tests.running_service import Timed, running_service

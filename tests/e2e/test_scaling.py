@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 from tests.postgres import run_postgres
 from tests.probe_library import HEADERS, SETTINGS, activate, list_states, turned, write_library
 from tests.running_nginx import running_nginx

@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from service.drift import Drift, DriftCollector
-from service.fake_probe import fake_artifact
-from service.metrics import Metrics
+from service.engines.fake_probe import fake_artifact
+from service.feedback.drift import Drift, DriftCollector
+from service.observe.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

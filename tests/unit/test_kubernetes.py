@@ -14,9 +14,9 @@ from kubernetes_validate import validate
 
 from deploy.kubernetes.make_prometheus_rule import OUT, RULES, main, prometheus_rule
 from probes.serving_state import FILE, ProbeReference, ServingState, write_state
-from service.access import ROUTES
-from service.metrics import Metrics
-from service.probe_switch import START_PATIENCE
+from service.admission.access import ROUTES
+from service.observe.metrics import Metrics
+from service.probe_roles.switch import START_PATIENCE
 from service.server import FLUSH_SECONDS
 from service.settings import SettingsError, read_settings
 from tests.kubernetes import FOLDER, environment_of, one, pod_of, render, write_overlay

@@ -12,7 +12,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: see README, Engines")
 from probes.registry import find_probe
 from probes.sampling import SamplingParams
 from service.engines.vllm_banks import LoadedBank
-from service.served import head_bank
+from service.probe_roles.served import head_bank
 from tests.reference.engine_runs import collect, random_bank, request, scores_of, tokens_of
 from tests.vllm.runs import (
     check,

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from service.cli.main import main
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 from tests.contract import spoiling
 from tests.contract.cli.terminal import environment_of, run_at_terminal
 from tests.probe_library import KEY, SETTINGS, turned, write_library

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.key_ring import read_keys
+from service.admission.key_ring import read_keys
 
 ROOT = Path(__file__).parents[3]
 NAMES = {"hguard_api_keys", "hguard_metrics_key", "hf_token", "grafana_admin_password"}

@@ -7,7 +7,7 @@ import pytest
 from offline.line_end import LineEnd
 from offline.sample import GREEDY, PAPER_SAMPLING, Job, Sampler
 from service.engines.base import EvidenceStep, TokenEvidence
-from service.transcript import Transcript
+from service.guard.transcript import Transcript
 from tests.reference.tiny_models import build_tiny
 from tests.reference.tiny_tokenizer import tiny_tokenizer, with_newlines
 from tests.unit.offline.tiny_run import make_questions

@@ -10,7 +10,7 @@ import pytest
 from offline.metrics import ece
 from offline.recalibrate import HELD_OUT, main, read_rows, refit
 from probes.artifact import load_artifact, save_artifact
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 
 
 @pytest.fixture

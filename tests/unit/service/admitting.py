@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from service.admission import Admission
-from service.auth import Caller, Limits
-from service.choice import within
-from service.errors import ApiError
-from service.metrics import Metrics
+from service.admission.auth import Caller, Limits
+from service.admission.gate import Admission
+from service.choices.choice import within
+from service.observe.metrics import Metrics
+from service.web.errors import ApiError
 
 
 def make(**changes):

@@ -11,7 +11,7 @@ from probes.neurons import NeuronSet
 from probes.probe import Probe
 from probes.risk import RiskModel
 from service.engines.base import RowEvidence
-from service.response import ModelResponse, ResponseToken
+from service.guard.response import ModelResponse, ResponseToken
 
 CETT_ALONE = {"cett": 1.0}
 

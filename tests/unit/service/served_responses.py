@@ -2,7 +2,7 @@
 
 import time
 
-from service.served_response import ServedResponse
+from service.feedback.served_response import ServedResponse
 
 SHA = "0" * 64
 

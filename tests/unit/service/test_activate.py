@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 from service.settings import SettingsError, read_settings
 from tests.probe_library import HEADERS, KEY, SETTINGS, activate, turned, write_library
 from tests.serving import QUESTION, make_parts

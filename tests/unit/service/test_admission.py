@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from service.admission import RETRY_LIMIT_SECONDS
-from service.errors import ApiError
+from service.admission.gate import RETRY_LIMIT_SECONDS
+from service.web.errors import ApiError
 from tests.unit.service.admitting import Running, caller, make, read, settle
 
 

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from service.audit import QUEUE_SIZE, AuditLog
-from service.record import RequestRecord
-from service.rotating import RotatingFile
+from service.observe.record import RequestRecord
+from service.sinks.audit import QUEUE_SIZE, AuditLog
+from service.sinks.rotating import RotatingFile
 from tests.serving import QUESTION, make_parts, serve_on_port, wait_until
 
 
@@ -31,7 +31,7 @@ def asked(request_id="r"):
 @pytest.fixture
 def audit(tmp_path, monkeypatch):
     """A log whose lines are the request ids, and its counter."""
-    monkeypatch.setattr("service.audit.describe", lambda record: {"request_id": record.request_id})
+    monkeypatch.setattr("service.sinks.audit.describe", lambda record: {"request_id": record.request_id})
     dropped = make_counter()
     log = AuditLog(tmp_path / "audit.jsonl", max_bytes=1 << 20, files=2, dropped=dropped)
     yield log, dropped, tmp_path / "audit.jsonl"
@@ -77,7 +77,7 @@ def test_a_disk_that_fills_up_leaves_no_half_line(tmp_path, monkeypatch):
     file = RotatingFile(tmp_path / "a", max_bytes=1000, files=2)
     file.write(b"one\n")
     write = os.write
-    monkeypatch.setattr("service.rotating.os.write", lambda to, line: write(to, line[:2]))
+    monkeypatch.setattr("service.sinks.rotating.os.write", lambda to, line: write(to, line[:2]))
     with pytest.raises(OSError, match="full"):
         file.write(b"two\n")
     monkeypatch.undo()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.drift import MIN_FLAGGED, MIN_LABELS, MIN_RISKS, PROBES_LIMIT, Drift, DriftCollector, LabelledRisk
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
+from service.feedback.drift import MIN_FLAGGED, MIN_LABELS, MIN_RISKS, PROBES_LIMIT, Drift, DriftCollector, LabelledRisk
 from tests.unit.probes.test_reference import slow_psi
 
 ARTIFACT = fake_artifact(threshold=0.6)

@@ -158,7 +158,7 @@ async def test_a_defect_in_a_stream_ends_it_in_words(serve, monkeypatch):
         raise RuntimeError(SECRET)
 
     client = await serve()
-    monkeypatch.setattr("service.choice.decide", fails)
+    monkeypatch.setattr("service.choices.choice.decide", fails)
     answer = await client.post("/generate", json={**GOOD, "stream": True})
     events = read_events(answer.text)
     assert [name for name, _, _ in events].count("error") == 1

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from service.app import create_app
-from service.feedback_store import FeedbackStore, FeedbackUrlError, Label, database_url, one_line
+from service.feedback.store import FeedbackStore, FeedbackUrlError, Label, database_url, one_line
 from service.loading import StartupError
 from service.settings import Settings
 from tests.serving import make_parts

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from service.guard import judge, running_risk, score_token, unscored
-from service.judgement import TokenScore
+from service.guard.judge import judge, running_risk, score_token, unscored
+from service.guard.judgement import TokenScore
 from tests.unit.service.responses import make_probe, make_response, sigmoid
 
 

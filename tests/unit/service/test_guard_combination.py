@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.guard import judge, running_risk
+from service.guard.judge import judge, running_risk
 from tests.unit.service.responses import COMBINED, make_probe, make_response, sigmoid
 
 

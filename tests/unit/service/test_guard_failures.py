@@ -5,9 +5,9 @@ import math
 import pytest
 
 from service.engines.base import RowEvidence
-from service.guard import judge, running_risk
-from service.judgement import TokenScore
-from service.response import ModelResponse, ResponseToken
+from service.guard.judge import judge, running_risk
+from service.guard.judgement import TokenScore
+from service.guard.response import ModelResponse, ResponseToken
 from tests.unit.service.responses import COMBINED, make_probe, make_response, sigmoid, spoil
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from service import key_ring, keys
-from service.auth import Limits
-from service.key_ring import ANYONE, KeyRing, KeysFileError, read_keys
-from service.metrics import Metrics
+from service import keys
+from service.admission import key_ring
+from service.admission.auth import Limits
+from service.admission.key_ring import ANYONE, KeyRing, KeysFileError, read_keys
+from service.observe.metrics import Metrics
 from service.settings import read_settings
 from tests.keys import digest, write_keys
 
@@ -23,7 +24,7 @@ KEY = b"key of infer"
 def clock(monkeypatch):
     """Seconds that pass only when they are told to."""
     now = [0.0]
-    monkeypatch.setattr("service.key_ring.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("service.admission.key_ring.time.monotonic", lambda: now[0])
     return now
 
 

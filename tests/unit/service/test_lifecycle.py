@@ -74,7 +74,7 @@ async def test_a_probe_of_another_model_is_refused(serve, monkeypatch):
     def differs(*_):
         raise ModelMismatchError("widths is (8, 8) there and (9, 9) in the loaded model")
 
-    monkeypatch.setattr("service.probe_slot.check_probe", differs)
+    monkeypatch.setattr("service.probe_roles.slot.check_probe", differs)
     await refuses(serve, make_parts(), "probe: widths is")
 
 

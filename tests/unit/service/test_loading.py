@@ -6,7 +6,7 @@ import pytest
 
 from probes.artifact import save_artifact
 from service.engines.fake import FakeEngine
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 from service.loading import StartupError, load_engine, load_probe
 from service.settings import Settings
 

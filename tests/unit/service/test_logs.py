@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.engines.base import EngineError
-from service.logs import JsonFormatter, TextFormatter, configure_logs, describe_exception
+from service.observe.logs import JsonFormatter, TextFormatter, configure_logs, describe_exception
 from tests.serving import QUESTION, make_parts, read_events, serve_on_port
 
 SECRET = "hunter2"
@@ -109,7 +109,7 @@ def fails(*_, **__):
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("place", ["judging.judge", "choice.decide", "routes.run.plan_choices"])
+@pytest.mark.parametrize("place", ["choices.judging.judge", "choices.choice.decide", "routes.run.plan_choices"])
 async def test_a_failure_is_logged_once_with_the_request_id_and_without_the_text(
     configured, monkeypatch, log_format, stream, place
 ):
@@ -127,7 +127,7 @@ async def test_a_failure_is_logged_once_with_the_request_id_and_without_the_text
         (failed,) = [line for line in lines if "exception" in line]
         assert (failed["request_id"], failed["level"]) == ("mine", "error")
         (access,) = [line for line in lines if line["logger"] == "hguard.access"]
-        status, code = (503, "guard_unavailable") if place == "judging.judge" else (500, "internal_error")
+        status, code = (503, "guard_unavailable") if place == "choices.judging.judge" else (500, "internal_error")
         assert (access["status"], access["error"], access["level"]) == (status, code, "warning")
     if stream and place != "routes.run.plan_choices":
         assert read_events(answer.text)[-1][0] == "error"
@@ -155,6 +155,6 @@ async def test_polling_is_quiet_and_everything_else_is_not(configured):
 
 async def test_a_sink_that_fails_is_logged_and_fails_no_request(configured, monkeypatch):
     written = configured("info", "json")
-    monkeypatch.setattr("service.access_log.describe", fails)
+    monkeypatch.setattr("service.sinks.access_log.describe", fails)
     assert (await ask(make_parts())).status_code == 200
     assert "a request is missing in AccessLog" in written.getvalue()

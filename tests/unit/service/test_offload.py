@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from service.offload import DaemonThreads
+from service.choices.offload import DaemonThreads
 
 NAME = ContextVar("name", default="")
 
@@ -35,7 +35,7 @@ async def test_hazard_what_hangs_starves_its_caller_for_ever():
 def test_hazard_what_hangs_keeps_the_process_alive():
     script = (
         "import asyncio, threading\n"
-        "from service.offload import DaemonThreads\n"
+        "from service.choices.offload import DaemonThreads\n"
         "async def main():\n"
         "    try:\n"
         "        async with asyncio.timeout(0.1):\n"

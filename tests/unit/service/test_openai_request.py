@@ -3,10 +3,10 @@
 import pytest
 from pydantic import ValidationError
 
-from service.errors import ApiError
-from service.openai_form import read_request
+from service.answering.openai_form import read_request
 from service.schemas.openai_request import ChatRequest, CompletionRequest
 from service.schemas.options import SamplingOptions
+from service.web.errors import ApiError
 
 TALK = [{"role": "user", "content": "q"}]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.policy import decide, is_over, prefers_second
+from service.guard.policy import decide, is_over, prefers_second
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.prompt_memory import ENTRY_BYTES, PromptMemory
+from service.answering.prompt_memory import ENTRY_BYTES, PromptMemory
 from service.schemas.prompt import Message
 
 

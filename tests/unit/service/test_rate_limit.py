@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.auth import Caller, Limits
-from service.rate_limit import RateLimits, whole_seconds
+from service.admission.auth import Caller, Limits
+from service.admission.rate_limit import RateLimits, whole_seconds
 
 
 class Clock:

@@ -1,9 +1,9 @@
 """What a client is shown."""
 
-from service.fake_probe import fake_artifact
-from service.guard import judge
-from service.plan import GuardPlan
-from service.report import report_guard
+from service.choices.plan import GuardPlan
+from service.choices.report import report_guard
+from service.engines.fake_probe import fake_artifact
+from service.guard.judge import judge
 from tests.unit.service.responses import make_probe, make_response
 
 PLAN = GuardPlan(

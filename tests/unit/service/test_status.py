@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from probes.artifact import save_artifact
-from service.fake_probe import fake_artifact
+from service.engines.fake_probe import fake_artifact
 from tests.serving import QUESTION, make_parts
 
 NAMES = (

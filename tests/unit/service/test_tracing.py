@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from service.__main__ import main
-from service.record import RequestRecord
-from service.tracing import Tracing, TracingError, open_tracing
+from service.observe.record import RequestRecord
+from service.sinks.tracing import Tracing, TracingError, open_tracing
 from tests.serving import QUESTION, make_parts
 
 SECRET = "hunter2"
@@ -25,7 +25,7 @@ async def traced(serve, monkeypatch):
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr("service.sinks.open_tracing", lambda: Tracing(provider))
+    monkeypatch.setattr("service.sinks.opening.open_tracing", lambda: Tracing(provider))
     parts = make_parts(locator="response")
     return await serve(parts, otel=True), parts.engine, exporter
 
@@ -104,7 +104,7 @@ def test_a_collector_that_is_gone_holds_up_neither_requests_nor_the_end(monkeypa
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
-        monkeypatch.setattr("service.tracing.CLOSE_SECONDS", 0.3)
+        monkeypatch.setattr("service.sinks.tracing.CLOSE_SECONDS", 0.3)
         tracing = open_tracing()
         began = time.perf_counter()
         for at in range(100):

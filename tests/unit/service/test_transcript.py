@@ -4,8 +4,8 @@ import pytest
 
 from service.engines.base import EvidenceStep, RowEvidence, ScoredSequence, TokenEvidence
 from service.engines.fake import fake_tokenizer
-from service.response import read_scored
-from service.transcript import Transcript
+from service.guard.response import read_scored
+from service.guard.transcript import Transcript
 
 TOKENIZER = fake_tokenizer()
 
