@@ -18,14 +18,14 @@ ANSWER_ONLY = "Respond with the answer only, without any explanation."
 
 
 @pytest.mark.parametrize("model", OTHERS)
-def test_the_model_is_served_with_its_probe_and_tells_a_capital_from_an_invented_one(model, tmp_path):
+def test_the_model_is_served_with_its_probe_and_tells_a_capital_from_an_invented_novel(model, tmp_path):
     if model == TOO_LARGE and not os.environ.get("HGUARD_TEST_LARGE"):
         pytest.skip("too large for CI; HGUARD_TEST_LARGE=1 runs it")
     with running_service(tmp_path, engine="transformers", device="cpu", model=model) as service:
         probe = httpx.get(f"{service.address}/probes").json()["probes"][0]
         guards = []
-        for country in ("France", "the kingdom of Varnolia"):
-            body = {"prompt": f"What is the capital of {country}? {ANSWER_ONLY}", "sampling": {"stop": ["\n"]}}
+        for question in ("What is the capital of France?", "Who wrote the novel The Glass Cartographer of Venn?"):
+            body = {"prompt": f"{question} {ANSWER_ONLY}", "sampling": {"stop": ["\n"]}}
             (choice,) = httpx.post(f"{service.address}/generate", json=body, timeout=60).json()["choices"]
             guards.append((choice["text"], choice["guard"]))
     artifact = OTHERS[model]
