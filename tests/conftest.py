@@ -10,6 +10,16 @@ import pytest
 from service.lifecycle import Parts
 from tests.serving import make_parts, serve_in_process
 
+DEAR = ("trained", "engine")
+"""Fixtures that take minutes, or a start of vLLM, and that several files of a folder share."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `-n 2 --dist loadgroup`: a file stays on one worker, and with it the files that share something dear."""
+    for item in items:
+        shared = [item.path.parent / name for name in DEAR if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(str((shared or [item.path])[0])))
+
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Callable[..., Any]]:

@@ -80,6 +80,16 @@ def read_events(text: str) -> list[tuple[str, str | None, dict[str, Any]]]:
     return events
 
 
+async def becomes(client: httpx.AsyncClient, status: int, reason: str = "", seconds: float = 5.0) -> None:
+    """Wait for what /readyz is to say."""
+    for _ in range(int(seconds / 0.005)):
+        ready = await client.get("/readyz")
+        if ready.status_code == status and (not reason or any(reason in line for line in ready.json()["reasons"])):
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"/readyz is not {status} {reason}: {ready.text}")
+
+
 async def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait for something that another thread or task does."""
     for _ in range(int(seconds / 0.005)):

@@ -13,7 +13,7 @@ from probes.models import DEFAULT_MODEL, load_model, load_tokenizer, resolve_mod
 from probes.prompts import ANSWER_ONLY
 from probes.registry import find_probe
 from tests.e2e.training import read_rows
-from tests.serving import serve_in_process
+from tests.serving import becomes, serve_in_process
 from tests.unit.probes.artifacts import score_golden
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ async def test_a_service_on_the_artifact_scores_the_answers_as_they_were_fitted(
     assert len(rows) == len(fitted)
     settings = {"engine": "transformers", "model": DEFAULT_MODEL, "probe": str(trained.artifact), "device": "cpu"}
     async with serve_in_process(None, **settings) as client:
-        assert (await client.get("/readyz")).status_code == 200  # the golden trace passed
+        await becomes(client, 200, seconds=120)  # the golden trace has passed
         logits, risks = [], []
         for key in rows[:20]:
             prompt = questions[key]["question"] + ANSWER_ONLY

@@ -35,6 +35,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.stem, len(ORDER)) if item.path.parent.name == "vllm" else -1)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist tells what it has measured."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["worst"] = {kind: float(departure) for kind, departure in worst.items()}
+
+
+def pytest_testnodedown(node: Any) -> None:
+    """And is heard."""
+    for kind, departure in getattr(node, "workeroutput", {}).get("worst", {}).items():
+        worst[kind] = max(worst.get(kind, 0.0), departure)
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What is measured beside passing."""
     if worst:

@@ -1,6 +1,5 @@
 """What is not proved is not served, at the start and later, and /readyz says why."""
 
-import asyncio
 import threading
 import time
 from dataclasses import replace
@@ -12,7 +11,7 @@ from probes.fingerprint import ModelMismatchError
 from service.engines.base import EngineError, RequestTooLongError
 from service.lifecycle import Parts
 from tests.probe_library import HEADERS, SETTINGS
-from tests.serving import QUESTION, make_parts, serve_in_process
+from tests.serving import QUESTION, becomes, make_parts, serve_in_process
 
 
 async def refuses(serve, parts, reason, **settings):
@@ -124,16 +123,6 @@ async def test_the_engine_is_closed_when_the_application_ends(monkeypatch):
     async with serve_in_process(Parts(Closing(), make_parts().artifact)):
         assert not closed
     assert closed
-
-
-async def becomes(client, status, reason=""):
-    """Wait for what /readyz is to say."""
-    for _ in range(400):
-        ready = await client.get("/readyz")
-        if ready.status_code == status and (not reason or any(reason in line for line in ready.json()["reasons"])):
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError(f"/readyz is not {status} {reason}: {ready.text}")
 
 
 async def gauge(client, name):
