@@ -1,5 +1,7 @@
 """Loading: settings -> engine and probe artifact, with every failure in one line that names the fix."""
 
+import logging
+
 from probes.artifact import ArtifactError, ProbeArtifact
 from probes.fingerprint import check_same_model
 from probes.registry import ProbeNotFoundError, find_probe
@@ -9,6 +11,8 @@ from service.engines.fake_probe import fake_artifact
 from service.engines.registry import EngineChoice, EngineUnavailableError, build_engine
 from service.guard.judge import LOCATORS
 from service.settings import Settings
+
+logger = logging.getLogger("hguard")
 
 
 class StartupError(RuntimeError):
@@ -37,6 +41,9 @@ def load_engine(settings: Settings) -> Engine:
         raise StartupError(f"HGUARD_ENGINE={settings.engine}: {one_line(error)}") from error
     except (OSError, ValueError, RuntimeError) as error:  # no such model, a broken folder, no such device
         raise StartupError(f"HGUARD_MODEL={settings.model}: {one_line(error)}") from error
+    except Exception as error:  # half a file, a key that is missing: whatever the loaders of others raise
+        logger.error("HGUARD_MODEL=%s cannot be loaded", settings.model, exc_info=error)
+        raise StartupError(f"HGUARD_MODEL={settings.model}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def load_probe(settings: Settings, engine: Engine) -> ProbeArtifact:

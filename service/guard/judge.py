@@ -55,8 +55,9 @@ def score_token(probe: Probe, token: ResponseToken, row: RowEvidence | None) -> 
         row: The row that scores it by the probe's position rule.
     """
     parts = _measure(probe, (token,), (row,), AnswerSpan(0, 1))
-    explain = _explain(probe, (row,), TOKEN_EXPLAIN_LIMIT)
-    return TokenScore(finite(parts["cett"]), finite(parts["residual"]), _risk(probe, parts), explain)
+    logit = finite(parts["cett"])
+    explain = None if logit is None else _explain(probe, (row,), TOKEN_EXPLAIN_LIMIT)
+    return TokenScore(logit, finite(parts["residual"]), _risk(probe, parts), explain)
 
 
 def running_risk(response: ModelResponse, probe: Probe, *, question: str, locator: Locator) -> float | None:

@@ -89,8 +89,8 @@ def docker_daemon() -> Iterator[Docker]:
         "--pidfile",
         f"{folder}/pid",
     ]
+    firewall = saved_firewall()
     log = (folder / "log").open("wb")
-    firewall = run("iptables-save")
     daemon = subprocess.Popen(["dockerd", *flags, "--host", socket], stdout=log, stderr=log)
     try:
         docker = Docker(socket)
@@ -106,6 +106,18 @@ def docker_daemon() -> Iterator[Docker]:
         run("iptables-restore", input=firewall)
         unmount_below(folder)
         shutil.rmtree(folder)
+
+
+def saved_firewall() -> str:
+    """The packet filters, which dockerd changes.
+
+    Raises:
+        NoDaemonError: They are not to be read, as without NET_ADMIN, and dockerd would not start.
+    """
+    saved = subprocess.run(["iptables-save"], capture_output=True, text=True)
+    if saved.returncode != 0:
+        raise NoDaemonError(f"dockerd needs packet filters: {saved.stderr[-500:].strip()}")
+    return saved.stdout
 
 
 def unmount_below(folder: Path) -> None:

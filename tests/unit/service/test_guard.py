@@ -56,6 +56,16 @@ def test_explain_ranks_weight_times_mean_cett_and_sums_to_the_logit():
     assert [(share.layer, share.contribution) for share in second.explain] == [(0, 4.0), (1, -0.0)]
 
 
+def test_a_token_without_a_score_names_no_neurons():
+    cett = [[0.0, 0.0], [float("nan"), 4.0], [2.0, 0.0]]
+    scores = [float(np.dot([2.0, -1.0], row)) for row in cett]
+    first, second = judge(
+        make_response("ab", scores, neurons=cett), make_probe(), question="q", locator="default"
+    ).token_scores
+    assert (first.logit, first.explain) == (None, None)
+    assert second.explain is not None
+
+
 @pytest.mark.parametrize("text", ["", "I don't know."])
 def test_no_claim_means_no_risk(text):
     response = make_response(text, [0.0] * (len(text) + 1))

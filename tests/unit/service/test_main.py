@@ -5,6 +5,7 @@ import logging
 import socket
 
 import pytest
+from safetensors import SafetensorError
 
 from service.__main__ import bind, main, warn_of_risks
 from service.settings import Settings
@@ -63,6 +64,15 @@ def test_settings_that_cannot_work(monkeypatch, capsys, environment, words):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("service.engines.registry._has_vllm", lambda: False)
     fails_with(capsys, *words)
+
+
+def test_hazard_half_a_file_of_weights_leaves_a_service_that_never_gets_ready(monkeypatch, capsys):
+    def load(*_):
+        raise SafetensorError("incomplete metadata, file not fully covered")
+
+    monkeypatch.setenv("HGUARD_PORT", "0")
+    monkeypatch.setattr("service.loading.build_engine", load)
+    fails_with(capsys, "HGUARD_MODEL=", "SafetensorError", "incomplete metadata")
 
 
 def test_help_and_version(capsys):
