@@ -6,19 +6,29 @@ from typing import Any
 
 import httpx
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from service.lifecycle import Parts
 from tests.serving import make_parts, serve_in_process
 
-DEAR = ("trained", "engine")
-"""Fixtures that take minutes, or a start of vLLM, and that several files of a folder share."""
+TOGETHER = (
+    ("tests/e2e/test_train_probe.py", "tests/e2e/test_trained_artifact.py"),
+    *(("tests/vllm/test_exactness.py", f"tests/vllm/test_{name}.py") for name in ("exactness_streams", "http")),
+    ("tests/vllm/test_exactness.py", "tests/vllm/test_http_lifecycle.py"),
+)
+"""Files that share a training run, or a vLLM that has started: the second goes where the first one is."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `-n 2 --dist loadgroup`: a file stays on one worker, and with it the files that share something dear."""
-    for item in items:
-        shared = [item.path.parent / name for name in DEAR if name in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group(str((shared or [item.path])[0])))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `-n 2 --dist loadfile`. Marked groups (`loadgroup`) are without effect under pytest 9.2."""
+    leaders = {second: first for first, second in TOGETHER}
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return leaders.get(file, file)
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture
