@@ -18,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+DISK_GB = 12
+"""More than the images and what their build leaves: with under 5 GB the build ended without space."""
 PACKAGES = "python3,python3-venv,ca-certificates"
 PYTHON = """
 FROM hguard-test-debian
@@ -63,6 +65,9 @@ def missing() -> str | None:
         return None
     if os.geteuid() != 0:
         return "dockerd needs root; DOCKER_HOST would name a daemon that runs"
+    free = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+    if free < DISK_GB:
+        return f"{free:.0f} GB free in {tempfile.gettempdir()}, and images and their layers want {DISK_GB}"
     absent = [name for name in ("docker", "dockerd", "debootstrap") if shutil.which(name) is None]
     return f"not installed: {', '.join(absent)} (Debian's docker.io and debootstrap)" if absent else None
 
