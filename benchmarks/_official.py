@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from offline.passages import Passage
+from offline.extraction.passages import Passage
 
 
 class Conversation:

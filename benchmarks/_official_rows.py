@@ -29,7 +29,7 @@ import torch
 from _official import OldTokenizer, load_official
 from numpy.typing import NDArray
 
-from offline.passages import Passage
+from offline.extraction.passages import Passage
 from offline.stages import write_json
 from probes.models import load_model, load_tokenizer
 from probes.spans import char_span_to_tokens, token_offsets

@@ -4,9 +4,9 @@
 
 PATH is a checkout of github.com/thunlp/H-Neurons. Its own `CETTManager` and `get_region_indices` are imported from
 there and run as its `main` does: one conversation a forward pass, all layers stacked, the mean over answer tokens and
-over all others, one file each. Ours is `offline.extract` into a fresh store. The bare side is the model alone on the
-same batches, with logits of the response columns: no hooks, nothing kept; prompts begin alike and ours feeds that once,
-so ours may win. Without --official ours is measured against the bare side only.
+over all others, one file each. Ours is `offline.extraction.extract` into a fresh store. The bare side is the model
+alone on the same batches, with logits of the response columns: no hooks, nothing kept; prompts begin alike and ours
+feeds that once, so ours may win. Without --official ours is measured against the bare side only.
 
 All sides see the same token ids: real answers of the model, drawn here. Sides run turn about in one process; ratios are
 taken within a round. float32 shows that the numbers are the same; bfloat16 is what the official script loads. Peak
@@ -32,10 +32,10 @@ from _interleaved import Spread
 from _official import Conversation, Official, load_official, render
 from torch import nn
 
-from offline.extract import FeatureStore, extract, plan_batches
-from offline.passages import Passage, shared_prefix
-from offline.questions import load_questions
-from offline.sample import GREEDY, Job, Sampler
+from offline.extraction.extract import FeatureStore, extract, plan_batches
+from offline.extraction.passages import Passage, shared_prefix
+from offline.questions.loading import load_questions
+from offline.sampling.sample import GREEDY, Job, Sampler
 from probes.models import DEFAULT_MODEL, load_model, load_tokenizer, resolve_model
 from probes.prompts import ANSWER_ONLY, encode_prompt
 from probes.reducing_tap import ReducingTap
@@ -125,7 +125,7 @@ def measure(
 
 
 class Ours:
-    """`offline.extract`, into a fresh store each time."""
+    """`offline.extraction.extract`, into a fresh store each time."""
 
     def __init__(self, model: nn.Module, passages: Sequence[Passage], scratch: Path) -> None:
         self.model, self.passages, self.scratch, self.runs = model, passages, scratch, 0

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from offline.l1 import certify, fit_l1
-from offline.row_view import stack_views
+from offline.features.row_view import stack_views
+from offline.fitting.l1 import certify, fit_l1
 
 ROWS, LAYERS, NEURONS = 1600, 30, 1536
 TIGHT, DEFAULT = 1e-8, 1e-4

@@ -2,11 +2,11 @@
 
     python benchmarks/bench_offline_vllm.py [--questions 64] [--samples 5] [--rows 192] [--rounds 5] [--gpu-share 0.4]
 
-Sampling: answers with the paper's settings to fresh questions each round, through `offline.sample` and
-`offline.sample_vllm`; response tokens a second. Extraction: features of the same passages into a fresh store each time,
-through `offline.extract` and `offline.extract_vllm`; fed tokens a second. Sides run turn about in one process, ratios
-are taken within a round, start-up is left out and told. Needs vLLM (`make vllm`). On a GPU vLLM gets `--gpu-share` of
-its memory, because the model of transformers is there too.
+Sampling: answers with the paper's settings to fresh questions each round, through `offline.sampling.sample` and
+`offline.sampling.sample_vllm`; response tokens a second. Extraction: features of the same passages into a fresh store
+each time, through `offline.extraction.extract` and `offline.extraction.extract_vllm`; fed tokens a second. Sides run
+turn about in one process, ratios are taken within a round, start-up is left out and told. Needs vLLM (`make vllm`). On
+a GPU vLLM gets `--gpu-share` of its memory, because the model of transformers is there too.
 """
 
 import argparse
@@ -27,13 +27,13 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 import torch
 from _interleaved import compare
 
-from offline.extract import FeatureStore, extract
-from offline.extract_vllm import VllmExtractor
-from offline.passages import Passage
-from offline.questions import load_questions
+from offline.extraction.extract import FeatureStore, extract
+from offline.extraction.extract_vllm import VllmExtractor
+from offline.extraction.passages import Passage
+from offline.questions.loading import load_questions
 from offline.records import Question, Response
-from offline.sample import PAPER_SAMPLING, Draws, Job, Sampler
-from offline.sample_vllm import VllmSampler
+from offline.sampling.sample import PAPER_SAMPLING, Draws, Job, Sampler
+from offline.sampling.sample_vllm import VllmSampler
 from probes.models import DEFAULT_MODEL, load_model, load_tokenizer, pick_device, resolve_model
 from probes.prompts import ANSWER_ONLY, encode_prompt
 from probes.reducing_tap import ReducingTap

@@ -4,8 +4,8 @@
 
 The official way (`collect_responses.py` of github.com/thunlp/H-Neurons) makes ten calls for every question, one after
 the other; here each is a `generate` call of transformers with the paper's settings, on the same model object. Ours is
-`offline.asking`: a greedy answer to every question, then samples of those that can still become rows, all batched. It
-is also measured drawing all ten samples of every question, to tell the batching from the selection.
+`offline.sampling.asking`: a greedy answer to every question, then samples of those that can still become rows, all
+batched. It is also measured drawing all ten samples of every question, to tell the batching from the selection.
 
 Both sides judge by alias. The questions are `builtin:world`, shuffled; each round takes the next ones, the official
 side the first few of them. Questions a minute, sides turn about in one process, ratios within a round.
@@ -27,11 +27,11 @@ import torch
 from _interleaved import Spread
 from torch import nn
 
-from offline.asking import ask_greedy, ask_samples, pick_questions
-from offline.judge import judge_alias
-from offline.questions import load_questions
+from offline.labels.judge import judge_alias
+from offline.questions.loading import load_questions
 from offline.records import Question, Response
-from offline.sample import PAPER_SAMPLING, Job, Sampler
+from offline.sampling.asking import ask_greedy, ask_samples, pick_questions
+from offline.sampling.sample import PAPER_SAMPLING, Job, Sampler
 from offline.stages import Stage
 from probes.models import DEFAULT_MODEL, load_model, load_tokenizer, resolve_model
 from probes.prompts import ANSWER_ONLY, encode_prompt

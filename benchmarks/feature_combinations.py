@@ -12,7 +12,7 @@ from itertools import chain, combinations
 import numpy as np
 from feature_variants import interval, l1_out_of_fold, l2, out_of_fold_l2, read_training
 
-from offline.choose import C_STANDARDISED, FOLDS
+from offline.fitting.choose import C_STANDARDISED, FOLDS
 from offline.metrics import auroc
 
 L1_C, L2_C = 0.04, 0.01

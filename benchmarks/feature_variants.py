@@ -15,7 +15,7 @@ read, so whoever takes the winner has seen no test row. Features of the answer t
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,14 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from offline.choose import C_STANDARDISED, FOLDS, fold_of
-from offline.l1 import fit_l1_path
+from offline.extraction.passages import Passage
+from offline.features.row_view import RowView
+from offline.features.table import Table, extract_features
+from offline.fitting.choose import C_STANDARDISED, FOLDS, fold_of
+from offline.fitting.l1 import fit_l1_path
 from offline.metrics import auroc, bootstrap
-from offline.passages import Passage
-from offline.row_view import RowView
-from offline.run import Run, RunConfig
-from offline.table import Table, extract_features
-from offline.train_probe import ask_and_label, parse_arguments
+from offline.run import Run
+from offline.train_probe import ask_and_label, parse_arguments, read_config
 from probes.architectures import feed_forwards
 from probes.cett import EPS, column_norms, h_norm
 
@@ -75,9 +75,7 @@ def main() -> None:
 
 
 def read_training(argv: list[str]) -> TrainingRows:  # by the options of the finished run
-    args = vars(parse_arguments(argv))
-    _ = args.pop("name"), args.pop("version")
-    run = Run(RunConfig(**{**args, "questions": tuple(args["questions"]), "domains": ()}))
+    run = Run(replace(read_config(vars(parse_arguments(argv))), domains=()))
     table = extract_features(run, *ask_and_label(run))
     train = np.flatnonzero(table.in_split("train"))
     folds = np.array([fold_of(table.rows[row].answers_key) for row in train])

@@ -1,12 +1,13 @@
-"""Question: does the served risk say which sentences and tokens of a longer text are hallucinated?
+r"""Question: does the served risk say which sentences and tokens of a longer text are hallucinated?
 
-    python benchmarks/longer_text.py --model smollm2-135m-instruct --probe default --out FILE.json [--limit N]
+    python benchmarks/longer_text.py --model smollm2-135m-instruct --probe default --out FILE.json \
+        [--sets SET ...] [--limit N]
 
 CROSS-MODEL SCORING: other models wrote these texts and people marked them; the model at hand only reads them, teacher-
-forced, through the code of POST /score. That shows how the risk does on what somebody else wrote, not on what the
-model makes up itself. Sets, units and prompts are in `offline/labelled_text.py`. A text that does not fit the model's
-window with its prompt is left out whole and counted; none is cut. Finished texts are kept beside FILE.json, and a rerun
-goes on after them, also with a larger limit. Device and dtype are set as the service's, by HGUARD_DEVICE and
+forced, through the code of POST /score. That shows how the risk does on what somebody else wrote, not on what the model
+makes up itself. Sets, units and prompts are in `offline/longer_text/labelled_text.py`. A text that does not fit the
+model's window with its prompt is left out whole and counted; none is cut. Finished texts are kept beside FILE.json, and
+a rerun goes on after them, also with a larger limit. Device and dtype are set as the service's, by HGUARD_DEVICE and
 HGUARD_DTYPE.
 """
 
@@ -21,10 +22,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from offline.labelled_text import NO_SOURCE, READERS, LabelledText, UnitKind, hash_of, read_labelled, set_path
+from offline.longer_text.labelled_text import (
+    NO_SOURCE,
+    READERS,
+    LabelledText,
+    UnitKind,
+    hash_of,
+    read_labelled,
+    set_path,
+)
+from offline.longer_text.unit_metrics import summarise_units
+from offline.longer_text.unit_scores import SCORES, TOKEN_SCORES, ScoredText, score_units
 from offline.stages import Stage, write_json
-from offline.unit_metrics import summarise_units
-from offline.unit_scores import SCORES, TOKEN_SCORES, ScoredText, score_units
 from probes.positions import align_rows
 from probes.probe import Probe
 from service.admission.auth import NO_LIMITS
@@ -48,9 +57,9 @@ STATEMENT = (
 def main() -> None:
     args = parse_arguments()
     settings = Settings(engine="transformers", model=args.model, probe=args.probe, canary_s=0)
-    texts = [text for source in READERS for text in read_labelled(args.data, source, limit=args.limit)]
+    texts = [text for source in args.sets for text in read_labelled(args.data, source, limit=args.limit)]
     lifecycle = Lifecycle(settings, Metrics())
-    files = {source: set_path(args.data, source).read_bytes() for source in READERS}
+    files = {source: set_path(args.data, source).read_bytes() for source in args.sets}
     info = {"data_sha256": {source: hashlib.sha256(data).hexdigest() for source, data in files.items()}}
     try:
         scored = asyncio.run(score_all(lifecycle, texts, args.out, info))
@@ -66,6 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m-instruct", help="as HGUARD_MODEL")
     parser.add_argument("--probe", default="default", help="as HGUARD_PROBE")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the sets")
+    parser.add_argument("--sets", nargs="+", choices=READERS, default=list(READERS), help="all if left out")
     parser.add_argument("--out", type=Path, required=True, help="report, a JSON file; finished texts lie beside it")
     parser.add_argument("--limit", type=int, help="most texts a set")
     return parser.parse_args()

@@ -24,7 +24,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +33,13 @@ from _official_table import Judged, print_tables, to_json
 from tqdm import tqdm
 
 from offline.build import MANIFEST
-from offline.choose import FOLDS, fold_of
-from offline.evaluate import PROBE, SERVED
+from offline.evaluation.evaluate import PROBE, SERVED
+from offline.evaluation.scores import EvaluatedRows, load_scores
+from offline.features.table import Table, extract_features
+from offline.fitting.choose import FOLDS, fold_of
 from offline.run import Run, RunConfig
-from offline.scores import EvaluatedRows, load_scores
 from offline.stages import fingerprint, write_json
-from offline.table import Table, extract_features
-from offline.train_probe import ask_and_label, parse_arguments
+from offline.train_probe import ask_and_label, parse_arguments, read_config
 from probes.artifact import load_artifact
 from probes.models import cache_folder
 from probes.probe import Probe
@@ -224,9 +224,7 @@ def parse() -> tuple[argparse.Namespace, RunConfig]:
     parser.add_argument("--work", type=Path, default=cache_folder() / "official-classifier")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables there too")
     own, rest = parser.parse_known_args(sys.argv[1:])
-    theirs = vars(parse_arguments(rest))
-    _ = theirs.pop("name"), theirs.pop("version")
-    return own, RunConfig(**{**theirs, "questions": tuple(theirs["questions"]), "domains": ()})
+    return own, replace(read_config(vars(parse_arguments(rest))), domains=())
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from offline.judge import judge_alias
-from offline.label_spans import CharSpan, Labeller, find_alias, find_lexical
+from offline.labels.judge import judge_alias
+from offline.labels.spans import CharSpan, Labeller, find_alias, find_lexical
 from offline.records import Question, Response
 from probes.spans import AnswerSpan, char_span_to_tokens, token_offsets
 

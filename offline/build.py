@@ -9,24 +9,35 @@ from typing import Any
 
 import numpy as np
 
-from offline.baselines import combine, free_scores, random_neuron_scores
-from offline.card import render_card
-from offline.choose import fit_variant, raw_units, score
-from offline.combination import Columns
+from offline.cards.card import render_card
 from offline.domains import DomainAnswers
-from offline.evaluate import BOTH, FREE, HELD, PROBE, QUESTION, RESIDUAL, SERVED, Contest, answer_overlap, evaluate
-from offline.evaluate_domains import evaluate_domains
-from offline.fit import export_estimator, fit_dense
-from offline.fit_risk import ServedRisk, fit_risk
-from offline.fitting import Fitted, locator_of
+from offline.evaluation.domains import evaluate_domains
+from offline.evaluation.evaluate import (
+    BOTH,
+    FREE,
+    HELD,
+    PROBE,
+    QUESTION,
+    RESIDUAL,
+    SERVED,
+    Contest,
+    answer_overlap,
+    evaluate,
+)
+from offline.evaluation.scores import gather_scores, save_scores
+from offline.features.p_true import SIGNAL as P_TRUE
+from offline.features.table import Floats, Table
+from offline.fitting.baselines import combine, free_scores, random_neuron_scores
+from offline.fitting.choose import fit_variant, raw_units, score
+from offline.fitting.combination import Columns
+from offline.fitting.fit import export_estimator, fit_dense
+from offline.fitting.probe import Fitted, locator_of
+from offline.fitting.risk import ServedRisk, fit_risk
 from offline.golden import make_golden
-from offline.label import count_rows
-from offline.p_true import SIGNAL as P_TRUE
+from offline.labels.label import ANSWER_ROWS, count_rows
 from offline.records import DOMAIN
 from offline.run import Run, RunConfig
-from offline.scores import gather_scores, save_scores
 from offline.stages import write_json
-from offline.table import Floats, Table
 from probes.artifact import SCHEMA_VERSION, ProbeArtifact, save_artifact
 from probes.fingerprint import fingerprint_model
 from probes.neurons import NeuronSet
@@ -199,6 +210,7 @@ def _training(run: Run, table: Table, fitted: Fitted) -> dict[str, Any]:
         "sampling": f"{c.samples} samples, temperature 1.0, top_p 0.9, top_k 50, {c.max_tokens} tokens",
         "agreement": c.agreement,
         "judge": c.judge,
+        "answer_rows": ANSWER_ROWS,
         "spans": c.spans,
         "seed": c.seed,
         "sources": sorted({row.source for row in own}),

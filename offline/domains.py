@@ -10,11 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from offline.judge import is_echoed
-from offline.label import LABEL_OF, answers_key
-from offline.normalise import normalise
-from offline.question_rows import QuestionError
-from offline.questions import load_questions
+from offline.labels.judge import is_echoed
+from offline.labels.label import LABEL_OF, answers_key
+from offline.labels.normalise import normalise
+from offline.questions.loading import load_questions
+from offline.questions.rows import QuestionError
 from offline.records import DOMAIN, Judgement, Label, LabelledResponse, Question, Response, SpanRow
 from offline.refresh import choose_judge, mark_spans, sample_greedy
 from offline.run import Run
@@ -41,7 +41,7 @@ class DomainAnswers:
 
     @property
     def stages(self) -> tuple[list[LabelledResponse], list[SpanRow], list[Question], list[Response], str]:
-        """What `offline.table.extract_features` takes."""
+        """What `offline.features.table.extract_features` takes."""
         return self.labels, self.spans, self.questions, self.greedy, self.made
 
 
@@ -109,7 +109,7 @@ def drop_overlap(
     Args:
         offered: The domains' questions.
         asked: All questions of the run.
-        fitted: Answer strings (`offline.label.answers_key`) of the rows that something was fitted on.
+        fitted: Answer strings (`offline.labels.label.answers_key`) of the rows that something was fitted on.
 
     Returns:
         Domain -> its questions that are left, in their order; and how many are not, by reason.

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from offline.features.table import Table
 from offline.run import Run
-from offline.table import Table
 from probes.artifact import GoldenTrace
 from probes.positions import align_rows
 from probes.probe import Probe

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline.gate import Verdict, compare, compare_with_free_signals, read_gate
+from offline.evaluation.gate import Verdict, compare, compare_with_free_signals, read_gate
 from probes.artifact import ArtifactError, ProbeArtifact, load_artifact
 from probes.fingerprint import check_same_model
 from probes.registry import list_artifacts
@@ -60,8 +60,8 @@ def publish(made: Path, out: Path, probes_dir: Path) -> Published:
         probes_dir: The service's folder of probes; made if missing.
 
     Raises:
-        ValueError: It cannot be judged (`offline.gate`), is of another model than the one it would follow, or that one
-            is damaged.
+        ValueError: It cannot be judged (`offline.evaluation.gate`), is of another model than the one it would follow,
+            or that one is damaged.
         FileExistsError: Another probe has that version.
     """
     new = load_artifact(made)

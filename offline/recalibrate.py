@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from offline.budgets import choose_budgets
-from offline.calibrate import choose_calibration, choose_threshold
+from offline.fitting.budgets import choose_budgets
+from offline.fitting.calibrate import choose_calibration, choose_threshold
 from offline.markdown import render_table
 from offline.metrics import Floats, Interval, Ints, bootstrap, brier, ece
 from probes.artifact import ArtifactError, ProbeArtifact, load_artifact, save_artifact

@@ -33,7 +33,8 @@ class Question:
     group: str = ""
     """The relation inside the source (world facts), or ""; labels are balanced within it too."""
     false_answers: tuple[str, ...] = ()
-    """Known wrong answers, where the set lists them (TruthfulQA); `offline.judge_contrast` judges by both lists."""
+    """Known wrong answers, where the set lists them (TruthfulQA); `offline.labels.judge_contrast` judges by both
+    lists."""
 
 
 @dataclass(frozen=True, slots=True)

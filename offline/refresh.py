@@ -6,17 +6,18 @@ Each takes the run and what the stage before it made, and returns its rows with 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from offline.asking import ask_greedy, ask_samples, pick_questions
-from offline.chat_client import ChatSettings
-from offline.judge import AliasJudge, Judge
-from offline.judge_openai import OpenAIJudge
-from offline.label import SPLITS, answers_key, count_rows, label_responses, split_of
-from offline.label_spans import ShortAnswerLabeller, find_alias, label_spans
-from offline.questions import load_questions
+from offline.labels.chat_client import ChatSettings
+from offline.labels.judge import AliasJudge, Judge
+from offline.labels.judge_openai import OpenAIJudge
+from offline.labels.label import ANSWER_ROWS, SPLITS, answers_key, count_rows, label_responses, split_of
+from offline.labels.spans import ShortAnswerLabeller, find_alias, label_spans
+from offline.labels.spans_openai import OpenAILabeller
+from offline.questions.loading import load_questions
 from offline.records import Judgement, LabelledResponse, Question, Response, SpanRow
 from offline.run import Run, RunConfig
-from offline.sample import PAPER_SAMPLING
-from offline.span_openai import OpenAILabeller
+from offline.sampling.asking import ask_greedy, ask_samples, pick_questions
+from offline.sampling.reuse import reuse_answers
+from offline.sampling.sample import PAPER_SAMPLING
 from offline.stages import Stage, fingerprint
 from probes.claims import find_claims
 from probes.spans import locate_answer, token_offsets
@@ -39,6 +40,8 @@ def sample_greedy(
     """Stage 2. A greedy answer to every question."""
     stage: Stage[Response] = Stage(run.out, name, Response, {**run.sampling_settings, "questions": upstream})
     if not stage.is_complete:
+        if run.config.reuse:
+            reuse_answers(stage, run.config.reuse, questions)
         ask_greedy(stage, questions, run.sampler())
     return list(stage.rows()), stage.fingerprint
 
@@ -62,6 +65,8 @@ def sample_again(
     stage: Stage[Response] = Stage(run.out, "samples", Response, settings)
     if not stage.is_complete:
         picked = pick_questions(questions, first, surplus=c.wrong_per_right, seed=c.seed)
+        if c.reuse:
+            reuse_answers(stage, c.reuse, picked)
         ask_samples(stage, picked, first, run.sampler(), n=c.samples, agreement=c.agreement)
     return list(stage.rows()), stage.fingerprint
 
@@ -114,6 +119,7 @@ def label(
         "seed": c.seed,
         "unfiltered": c.unfiltered,
         "splits": SPLITS,
+        "answer_rows": ANSWER_ROWS,
         "needs_claim": c.spans == "lexical",
     }
     stage: Stage[LabelledResponse] = Stage(run.out, "labels", LabelledResponse, settings)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from offline.build import MANIFEST
+from offline.evaluation.scores import EvaluatedRows, load_scores
 from offline.records import DOMAIN
 from offline.report_parts import noise
 from offline.report_parts.contexts import NeuronContexts, find_contexts
@@ -21,7 +22,6 @@ from offline.report_parts.sections import draw_layers, draw_slices, make_section
 from offline.report_parts.slices import by_source, classify, table_one
 from offline.report_parts.texts import Texts, read_texts
 from offline.run import Run, RunConfig
-from offline.scores import EvaluatedRows, load_scores
 from probes.artifact import ProbeArtifact, load_artifact
 from probes.fingerprint import ModelMismatchError
 from probes.models import ModelReferenceError

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from offline.extract import FeatureStore, extract
-from offline.passages import Passage
+from offline.extraction.extract import FeatureStore, extract
+from offline.extraction.passages import Passage
 from offline.records import Question
-from offline.sample import Draws, Sampler
+from offline.sampling.sample import Draws, Sampler
 from probes.checkpoint import Checkpoint
 from probes.models import load_model, load_tokenizer, pick_device, pick_dtype, resolve_model
 from probes.prompts import ANSWER_ONLY, encode_prompt
 
 if TYPE_CHECKING:
-    from offline.sample_vllm import VllmSampler
+    from offline.sampling.sample_vllm import VllmSampler
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class RunConfig:
     """Most H-neurons per thousand neurons that the grid may choose."""
     unfiltered: int = 1000
     """Most unfiltered rows in each of calibration and test."""
+    reuse: Path | None = None
+    """Folder of an earlier run whose answers to the same questions are taken over."""
     domains: tuple[str, ...] = ()
     """Question sources that the probe is only evaluated on."""
     domain_rows: int = 600
@@ -123,7 +125,7 @@ class Run:
             model = self.model(c.sampling_dtype)
             return Sampler(model, self.tokenizer, partial(self.encode, sentences=sentences), **common)
         if self._vllm is None:
-            from offline.sample_vllm import VllmSampler
+            from offline.sampling.sample_vllm import VllmSampler
 
             self._loaded = None
             dtype, device = c.sampling_dtype, c.device
@@ -157,7 +159,7 @@ class Run:
         if not self.extracts_on_vllm:
             extract(self.model(c.dtype), passages, store)
             return
-        from offline.extract_vllm import extract_on_vllm
+        from offline.extraction.extract_vllm import extract_on_vllm
 
         self._loaded = None
         self._close_vllm()

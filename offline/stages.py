@@ -81,10 +81,7 @@ class Stage(Generic[R]):
 
     def rows(self) -> Iterator[R]:
         """All rows so far, in the order in which they were finished."""
-        if self.path.exists():
-            with self.path.open(encoding="utf-8") as lines:
-                for line in lines:
-                    yield self._decode(json.loads(line))
+        yield from read_rows(self.path, self._row_type)
 
     def append(self, rows: list[R]) -> None:
         """Write rows and flush them: after this they survive a kill.
@@ -154,8 +151,15 @@ class Stage(Generic[R]):
         except ValueError as error:
             raise ValueError(f"stage {self.name}: a row is not strict JSON ({error}): {str(row)[:200]}") from error
 
-    def _decode(self, row: dict[str, Any]) -> R:
-        return self._row_type(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+
+def read_rows(path: Path, row_type: type[R]) -> Iterator[R]:
+    """The rows of a stage's file, if there is one; a line that is still being written is none."""
+    if path.exists():
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.endswith("\n"):
+                    fields = json.loads(line).items()
+                    yield row_type(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields})
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -19,17 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from offline.evaluate_locator import Located, evaluate_locators, pool
-from offline.fit_locator import FittedLocator, LocatorTokens, fit_locator
-from offline.locators import Cuts, choose_claim_cut, locate_all, mask_of
-from offline.marked_examples import question_key, read_examples
-from offline.passages import Passage
-from offline.question_rows import QuestionError
-from offline.residuals import candidate_layers
+from offline.extraction.passages import Passage
+from offline.features.residuals import candidate_layers
+from offline.locating.evaluate import Located, evaluate_locators, pool
+from offline.locating.fit import FittedLocator, LocatorTokens, fit_locator
+from offline.locating.locators import Cuts, choose_claim_cut, locate_all, mask_of
+from offline.locating.marked_examples import question_key, read_examples
+from offline.locating.sentence_answers import SentenceAnswer, ask_sentences
+from offline.locating.token_rows import TokenRows, read_tokens
+from offline.questions.rows import QuestionError
 from offline.run import Run, RunConfig
-from offline.sentence_answers import SentenceAnswer, ask_sentences
 from offline.stages import StageMismatchError, write_json
-from offline.token_rows import TokenRows, read_tokens
 from offline.train_probe import ask_and_label
 from offline.train_probe import parse_arguments as parse_run
 from probes.artifact import ArtifactError, load_artifact

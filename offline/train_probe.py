@@ -9,20 +9,23 @@ Every stage writes into --out, skips what is complete and resumes what is not: a
 import argparse
 import logging
 import sys
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from offline.build import artifact_folder, build_artifact, find_finished
 from offline.domains import ask_domains
-from offline.fitting import fit_probe
-from offline.p_true import with_p_true
+from offline.features.p_true import with_p_true
+from offline.features.residuals import extract_residuals
+from offline.features.table import extract_features, stack_tables
+from offline.fitting.probe import fit_probe
 from offline.publish import check_place, publish
-from offline.question_rows import QuestionError
+from offline.questions.rows import QuestionError
 from offline.records import LabelledResponse, Question, Response, SpanRow
 from offline.refresh import judge, label, mark_spans, read_questions, sample_again, sample_greedy
-from offline.residuals import extract_residuals
 from offline.run import Run, RunConfig
 from offline.stages import StageMismatchError
-from offline.table import extract_features, stack_tables
 from probes.models import DEFAULT_MODEL, ModelReferenceError
 
 log = logging.getLogger("hguard.train")
@@ -63,8 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and refresh; errors that a user can mend are one line and exit code 2."""
     args = vars(parse_arguments(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    name, version, probes_dir = args.pop("name"), args.pop("version"), args.pop("publish")
-    config = RunConfig(**{**args, "questions": tuple(args["questions"]), "domains": tuple(args["domains"])})
+    name, version, probes_dir = args["name"], args["version"], args["publish"]
+    config = read_config(args)
     name = name or name_probe(config.model)
     try:
         if probes_dir:
@@ -75,6 +78,12 @@ def main(argv: list[str] | None = None) -> int:
     except (QuestionError, StageMismatchError, ModelReferenceError, ValueError, FileExistsError) as error:
         log.error("error: %s", error)
         return 2
+
+
+def read_config(options: Mapping[str, Any]) -> RunConfig:
+    """What a run is made with; the other options say what becomes of it."""
+    own = {field.name: options[field.name] for field in fields(RunConfig)}
+    return RunConfig(**{**own, "questions": tuple(own["questions"]), "domains": tuple(own["domains"])})
 
 
 def publish_if_better(folder: Path, out: Path, probes_dir: Path) -> int:
@@ -105,6 +114,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model", default=DEFAULT_MODEL, help="packaged name, folder, .gguf file or Hugging Face id (%(default)s)")
     add("--questions", nargs="+", required=True, metavar="SOURCE", help=_QUESTIONS_HELP)
     add("--out", type=Path, required=True, help="folder of this run: stages, features, artifact")
+    add("--reuse", type=Path, metavar="RUN", help="take over answers to the same questions from this run's folder")
     add("--limit", "--budget", type=int, metavar="N", help="most questions a source, for a quick run")
     add("--seed", type=int, default=0, help="decides every draw (%(default)s)")
     add("--samples", type=int, default=10, help="temperature samples of a question that matters (%(default)s)")

@@ -1,4 +1,4 @@
-"""Logit -> risk: a frozen, monotone map to P(hallucination). Fitting one is `offline.calibrate`'s business."""
+"""Logit -> risk: a frozen, monotone map to P(hallucination). Fitting one is `offline.fitting.calibrate`'s business."""
 
 from dataclasses import dataclass
 from typing import Literal

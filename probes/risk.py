@@ -2,7 +2,7 @@
 
     logit = sum of weight * part + intercept;  risk = calibration(logit)
 
-Frozen and small; fitting one is `offline.combination`'s business.
+Frozen and small; fitting one is `offline.fitting.combination`'s business.
 """
 
 import math

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from offline.evaluation.scores import EvaluatedRows
 from offline.metrics import Floats, Interval, Ints, auroc, bootstrap
 from offline.records import Question
 from offline.report_parts.texts import Texts
 from offline.run import Run
-from offline.scores import EvaluatedRows
 from probes.artifact import ProbeArtifact
 from probes.fingerprint import check_model
 from probes.neurons import NeuronSet

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from offline.budgets import exact_interval
+from offline.fitting.budgets import exact_interval
 from offline.metrics import LEVEL, Floats, Ints, resample, risk_coverage, untied
 
 GRID = np.linspace(0, 1, 101)

@@ -12,9 +12,9 @@ from typing import get_args
 
 import numpy as np
 
-from offline.budgets import exact_interval
+from offline.fitting.budgets import exact_interval
+from offline.labels.normalise import ARTICLES, split_words
 from offline.metrics import LEVEL, RESAMPLES, Floats, Interval, Ints
-from offline.normalise import ARTICLES, split_words
 from offline.records import Judgement, Question, Verdict
 
 SIMILARITY = 0.8

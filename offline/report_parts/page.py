@@ -6,9 +6,9 @@ from typing import Any
 
 import jinja2
 
-from offline.evaluate import SERVED
+from offline.cards.paper_table import COLUMNS, PAPER
+from offline.evaluation.evaluate import SERVED
 from offline.metrics import Interval
-from offline.paper_table import COLUMNS, PAPER
 from offline.records import DOMAIN
 from offline.report_parts import words
 from offline.report_parts.contexts import NeuronContexts

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline.budgets import exact_interval
-from offline.evaluate import PROBE, SERVED
+from offline.evaluation.evaluate import PROBE, SERVED
+from offline.evaluation.scores import EvaluatedRows
+from offline.fitting.budgets import exact_interval
 from offline.metrics import Interval, auroc, bootstrap_difference
 from offline.report_parts import curves, plots
 from offline.report_parts.plots import Picture
 from offline.report_parts.slices import LEAST, Slice, by_length, by_source, correlate_length
 from offline.report_parts.words import name_split
-from offline.scores import EvaluatedRows
 from probes.artifact import ProbeArtifact
 
 LINES = 5

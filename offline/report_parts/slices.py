@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offline.budgets import exact_interval
-from offline.evaluate import FREE, PROBE, QUESTION, SERVED
+from offline.evaluation.evaluate import FREE, PROBE, QUESTION, SERVED
+from offline.evaluation.scores import EvaluatedRows
+from offline.fitting.budgets import exact_interval
 from offline.metrics import Floats, Interval, Ints, auroc, bootstrap, length_correlation
-from offline.scores import EvaluatedRows
 
 COMPARED = (SERVED, PROBE, FREE, QUESTION)
 LEAST = 10

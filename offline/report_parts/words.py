@@ -6,7 +6,7 @@ A difference counts as a gain only where its whole interval is above 0, and as n
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from offline.evaluate import FREE, PROBE, QUESTION, SERVED
+from offline.evaluation.evaluate import FREE, PROBE, QUESTION, SERVED
 from offline.metrics import Interval
 from offline.report_parts.slices import Slice
 from probes.artifact import ProbeArtifact

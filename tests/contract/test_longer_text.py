@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.longer_text import STATEMENT, print_tables, report_sets, score_all, score_text
-from offline.labelled_text import READERS, LabelledRange
-from offline.unit_scores import score_units
+from offline.longer_text.labelled_text import READERS, LabelledRange
+from offline.longer_text.unit_scores import score_units
 from probes.probe import ResidualHead
 from service.answering.scoring import plan_score, run_score
 from service.lifecycle import Lifecycle

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from offline.passage_reader import SIGNALS
+from offline.extraction.passage_reader import SIGNALS
 from probes.artifact import golden_error, load_artifact
 from probes.fingerprint import check_model, fingerprint_model
 from probes.models import DEFAULT_MODEL, load_model, load_tokenizer, resolve_model

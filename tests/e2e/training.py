@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from offline import train_probe
-from offline.madeup_questions import MADEUP_EACH, make_madeup_questions
-from offline.world_questions import make_world_questions
+from offline.questions.madeup import MADEUP_EACH, make_madeup_questions
+from offline.questions.world import make_world_questions
 from probes.models import DEFAULT_MODEL
 
 ROOT = Path(train_probe.__file__).parents[1]

@@ -5,9 +5,9 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make vllm")
 
-from offline.extract import FeatureStore, extract
-from offline.extract_vllm import VllmExtractor
-from offline.passages import GROUPS, Passage
+from offline.extraction.extract import FeatureStore, extract
+from offline.extraction.extract_vllm import VllmExtractor
+from offline.extraction.passages import GROUPS, Passage
 from probes.checkpoint import Checkpoint
 from probes.models import load_model, load_tokenizer
 from probes.prompts import encode_prompt

@@ -4,10 +4,10 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make vllm")
 
-from offline.questions import load_questions
+from offline.questions.loading import load_questions
 from offline.run import Run, RunConfig
-from offline.sample import GREEDY, PAPER_SAMPLING, Job, Sampler
-from offline.sample_vllm import VllmSampler
+from offline.sampling.sample import GREEDY, PAPER_SAMPLING, Job, Sampler
+from offline.sampling.sample_vllm import VllmSampler
 from probes.models import load_model
 from tests.reference.tiny_tokenizer import with_newlines
 from tests.unit.offline.tiny_run import make_questions

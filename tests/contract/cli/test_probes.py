@@ -46,7 +46,7 @@ def test_what_lies_on_disk_is_told_without_a_server(capsys):
     found = table(probes(capsys, "--probes-dir", "mine"))
     assert list(found) == [
         *("fake@2", "fake@1", "gemma3-270m@1.0.0"),
-        *("qwen2.5-coder-0.5b-instruct@1.0.0", "smollm2-135m-instruct@1.3.0"),
+        *("qwen2.5-coder-0.5b-instruct@1.0.0", "qwen2.5-coder-1.5b-instruct@1.0.0", "smollm2-135m-instruct@1.3.0"),
     ]
     assert {one["state"] for one in found.values()} == {"available"}
     shipped = found["smollm2-135m-instruct@1.3.0"]

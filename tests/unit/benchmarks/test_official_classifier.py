@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from offline.evaluate import PROBE, SERVED
-from offline.scores import EvaluatedRows
+from offline.evaluation.evaluate import PROBE, SERVED
+from offline.evaluation.scores import EvaluatedRows
 from probes.neurons import NeuronSet
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"

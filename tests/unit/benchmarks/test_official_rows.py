@@ -13,7 +13,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from offline.passages import Passage
+from offline.extraction.passages import Passage
 from probes.prompts import encode_prompt
 from probes.spans import AnswerSpan
 from tests.reference.tiny_tokenizer import tiny_tokenizer

@@ -10,8 +10,8 @@ import pytest
 from offline import build as build_module
 from offline import metrics
 from offline.build import build_artifact
-from offline.fitting import fit_probe
-from offline.residuals import extract_residuals
+from offline.features.residuals import extract_residuals
+from offline.fitting.probe import fit_probe
 from tests.unit.offline.chat_server import ChatEndpoint, Handler, LoopbackServer
 from tests.unit.offline.tables import extract_table
 from tests.unit.offline.tiny_run import make_questions, make_run

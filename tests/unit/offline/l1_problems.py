@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from offline.l1 import L1Fit
-from offline.row_view import stack_views
+from offline.features.row_view import stack_views
+from offline.fitting.l1 import L1Fit
 
 
 def cett_like(rows, columns, seed=0, factors=5):

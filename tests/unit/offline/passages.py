@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from offline.extract import FeatureStore
-from offline.passage_reader import PassageReader
-from offline.passages import Passage
+from offline.extraction.extract import FeatureStore
+from offline.extraction.passage_reader import PassageReader
+from offline.extraction.passages import Passage
 from probes.reducing_tap import ReducingTap
 from probes.spans import AnswerSpan
 from tests.reference.tiny_models import VOCABULARY

@@ -5,12 +5,12 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from offline.baselines import free_scores
 from offline.build import MANIFEST
-from offline.evaluate import FREE, PROBE, QUESTION, SERVED
+from offline.evaluation.evaluate import FREE, PROBE, QUESTION, SERVED
+from offline.evaluation.scores import EvaluatedRows, save_scores
+from offline.fitting.baselines import free_scores
 from offline.metrics import auroc
 from offline.records import Judgement, Question, Response, SpanRow
-from offline.scores import EvaluatedRows, save_scores
 from probes.artifact import save_artifact
 from tests.unit.offline.tiny_run import tiny_llama
 from tests.unit.probes.artifacts import make_artifact

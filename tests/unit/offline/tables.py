@@ -4,11 +4,11 @@ import hashlib
 
 import numpy as np
 
-from offline.extract import FeatureStore, extract
-from offline.label import split_of
-from offline.passages import GROUPS, Passage
+from offline.extraction.extract import FeatureStore, extract
+from offline.extraction.passages import GROUPS, Passage
+from offline.features.table import Table
+from offline.labels.label import split_of
 from offline.records import LabelledResponse
-from offline.table import Table
 from probes.reducing_tap import ReducingTap
 from probes.spans import AnswerSpan
 from tests.unit.offline.tiny_run import encode, make_questions, tiny_llama

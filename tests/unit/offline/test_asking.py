@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from offline.asking import ask_greedy, ask_samples, pick_questions
-from offline.judge import judge_alias
-from offline.label import answers_key, split_of
+from offline.labels.judge import judge_alias
+from offline.labels.label import answers_key, split_of
 from offline.records import Question, Response
+from offline.sampling.asking import ask_greedy, ask_samples, pick_questions
 from offline.stages import Stage
 from tests.unit.offline.tiny_run import make_questions, make_sampler
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from offline.baselines import RANDOM_SEEDS, combine, free_scores, random_neuron_scores
+from offline.fitting.baselines import RANDOM_SEEDS, combine, free_scores, random_neuron_scores
 from offline.metrics import auroc
 
 N = 300

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from offline.budgets import BUDGETS, choose_budgets, exact_interval, quantile_ranks
+from offline.fitting.budgets import BUDGETS, choose_budgets, exact_interval, quantile_ranks
 
 
 def binomial(count, n, share):

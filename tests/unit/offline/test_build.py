@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from offline import fitting
-from offline.choose import VARIANTS, raw_units, score
-from offline.evaluate import BOTH, FREE, HELD, PROBE, QUESTION, RESIDUAL, SERVED
-from offline.fitting import fit_probe
-from offline.residuals import Residuals
-from offline.table import Table
+from offline.evaluation.evaluate import BOTH, FREE, HELD, PROBE, QUESTION, RESIDUAL, SERVED
+from offline.features.residuals import Residuals
+from offline.features.table import Table
+from offline.fitting import probe as fitting
+from offline.fitting.choose import VARIANTS, raw_units, score
+from offline.fitting.probe import fit_probe
 from probes.artifact import golden_error, load_artifact
 from probes.fingerprint import check_model
 from tests.reference.tiny_tokenizer import tiny_tokenizer

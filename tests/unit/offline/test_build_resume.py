@@ -10,8 +10,8 @@ import torch
 
 from offline import build as build_module
 from offline.build import build_artifact, find_finished
-from offline.fitting import fit_probe
-from offline.residuals import extract_residuals
+from offline.features.residuals import extract_residuals
+from offline.fitting.probe import fit_probe
 from probes.artifact import load_artifact
 from tests.unit.offline.tiny_run import make_run
 
@@ -64,7 +64,7 @@ def test_a_kill_before_the_manifest_does_not_make_a_finished_artifact(built, tmp
 
 def test_a_refit_after_a_kill_takes_the_finished_paths(built, monkeypatch):
     run, table, fitted, _ = built
-    monkeypatch.setattr("offline.choose._fit_without", None)  # nothing is left to fit in cross-validation
+    monkeypatch.setattr("offline.fitting.choose._fit_without", None)  # nothing is left to fit in cross-validation
     again = fit_probe(run, table, extract_residuals(run, table, "upstream"), "upstream")
     assert again.candidate.as_row() == fitted.candidate.as_row()
     np.testing.assert_array_equal(again.fit.columns, fitted.fit.columns)

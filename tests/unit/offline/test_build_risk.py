@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from offline.build import build_artifact
-from offline.choose import score
-from offline.combination import fit_combination, part_columns
-from offline.evaluate import QUESTION, SERVED
-from offline.fitting import fit_probe
+from offline.evaluation.evaluate import QUESTION, SERVED
+from offline.features.residuals import extract_residuals
+from offline.features.table import Table
+from offline.fitting.choose import score
+from offline.fitting.combination import fit_combination, part_columns
+from offline.fitting.probe import fit_probe
 from offline.metrics import auroc
-from offline.residuals import extract_residuals
-from offline.table import Table
 from probes.artifact import load_artifact
 from tests.unit.offline.tiny_run import make_run
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from offline.calibrate import choose_calibration, choose_threshold, fit_isotonic, fit_platt
+from offline.fitting.calibrate import choose_calibration, choose_threshold, fit_isotonic, fit_platt
 from offline.metrics import brier, ece
 
 

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from offline.card import METRICS, render_card
-from offline.evaluate_domains import METHODS
+from offline.cards.card import METRICS, render_card
+from offline.evaluation.domains import METHODS
 from tests.unit.probes.artifacts import build_model, make_artifact
 
 TRIPLE = [0.8123, 0.7012, 0.9034]
@@ -58,6 +58,7 @@ def artifact():
             "judge": "alias",
             "spans": "lexical",
             "seed": 7,
+            "answer_rows": 20,
             "sources": ["facts", "trivia"],
             "rows": {"train": {"faithful": 400, "hallucinated": 401}, "train by source": {"trivia": 1, "facts": 800}},
             "shared_answers_train_test": 0,
@@ -101,6 +102,7 @@ def artifact():
         "**tiny-llama** (LlamaForCausalLM, 3 layers, 46,080 neurons), made on 2026-01-02",
         "5 = 34.7 per mille",
         "kept where at least 80% agree",
+        "balanced within source and relation; at most 20 training rows of an answer, source, relation and label |",
         "the training and the test rows: 0.",
         "| train | 400 | 401 |",
         "| train | facts 800, trivia 1 |",

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from offline import choose as module
-from offline.choose import (
+from offline.features.table import Table
+from offline.fitting import choose as module
+from offline.fitting.choose import (
     FOLDS,
     QUESTION_ONLY,
     VARIANTS,
@@ -18,7 +19,6 @@ from offline.choose import (
     score,
 )
 from offline.stages import Stage
-from offline.table import Table
 from tests.unit.offline.tables import make_table
 
 RAW = Variant("1-vs-1", "own", is_standardised=False)

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from offline.choose import FOLDS, fold_of
-from offline.combination import choose_parts, distances, fit_combination, fit_domain, part_columns
+from offline.fitting.choose import FOLDS, fold_of
+from offline.fitting.combination import (
+    choose_parts,
+    clustered_error,
+    distances,
+    fit_combination,
+    fit_domain,
+    part_columns,
+)
 from probes.calibration import Calibration
 from probes.domain import Domain, PartRange
 from probes.parts import SIGNS
@@ -108,6 +115,28 @@ def test_costs_are_of_rows_that_the_fit_did_not_see(table):
     both = losses(["cett", "min_logprob"])
     assert cost["cett"] == pytest.approx((losses(["min_logprob"]) - both).mean(), rel=1e-3)
     assert cost["min_logprob"] == pytest.approx((losses(["cett"]) - both).mean(), rel=1e-3)
+
+
+def test_rows_with_one_answer_count_as_one_observation_in_the_standard_error():
+    draw = np.random.default_rng(3)
+    alone = draw.normal(size=200)
+    names = np.array([f"answer {i}" for i in range(200)])
+    assert clustered_error(alone, names) == pytest.approx(alone.std(ddof=1) / np.sqrt(200))
+    assert clustered_error(np.repeat(alone, 7), np.repeat(names, 7)) == pytest.approx(clustered_error(alone, names))
+    assert clustered_error(alone, np.full(200, "one answer")) == np.inf
+
+
+def test_a_gain_on_one_answer_alone_keeps_no_part(table):
+    """A fifth of the rows that judge a part share an answer, of which it knows the label; of others it knows little."""
+    columns, train = make_columns(table, min_logprob=1.5), table.in_split("train")
+    calibrating = np.flatnonzero(table.in_split("unfiltered-calibration"))
+    shared = set(calibrating[: (train.sum() + len(calibrating)) // 5])
+    gain = np.where(train, 0.25, np.isin(np.arange(len(train)), list(shared)) * 3.0)
+    columns["cett"] = np.random.default_rng(8).normal(size=len(train)) + gain * (2 * table.labels - 1.0)
+    apart = replace(table, rows=tuple(replace(row, answers_key=f"own {i}") for i, row in enumerate(table.rows)))
+    same = tuple(replace(row, answers_key="shared") if i in shared else row for i, row in enumerate(apart.rows))
+    assert "cett" in choose_parts(columns, apart)[0]
+    assert "cett" not in choose_parts(columns, replace(table, rows=same))[0]
 
 
 def test_the_probe_itself_is_not_served_where_it_adds_nothing(table):

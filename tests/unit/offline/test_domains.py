@@ -7,9 +7,9 @@ import pytest
 
 from offline import refresh
 from offline.domains import ask_domains, drop_overlap, label_domains, name_domains
-from offline.label import answers_key
-from offline.question_rows import QuestionError
-from offline.questions import load_questions
+from offline.labels.label import answers_key
+from offline.questions.loading import load_questions
+from offline.questions.rows import QuestionError
 from offline.records import DOMAIN, Judgement, LabelledResponse, Question
 from tests.unit.offline.tiny_run import TinyRun, make_config
 

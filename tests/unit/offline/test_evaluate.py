@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from offline import metrics
-from offline.evaluate import (
+from offline.evaluation.evaluate import (
     BOTH,
     FREE,
     HELD,
@@ -20,9 +20,9 @@ from offline.evaluate import (
     answer_overlap,
     evaluate,
 )
-from offline.fit_risk import ServedRisk
+from offline.features.table import Table
+from offline.fitting.risk import ServedRisk
 from offline.metrics import auroc
-from offline.table import Table
 from probes.calibration import Calibration
 from probes.domain import Domain, PartRange
 from probes.parts import SIGNS

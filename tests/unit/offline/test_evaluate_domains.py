@@ -9,12 +9,12 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from offline import metrics
 from offline.build import build_artifact
-from offline.evaluate import FREE, PROBE, QUESTION, RANDOM, SERVED, Contest
-from offline.evaluate_domains import evaluate_domains
-from offline.fitting import fit_probe
+from offline.evaluation.domains import evaluate_domains
+from offline.evaluation.evaluate import FREE, PROBE, QUESTION, RANDOM, SERVED, Contest
+from offline.features.residuals import extract_residuals
+from offline.features.table import stack_tables
+from offline.fitting.probe import fit_probe
 from offline.records import DOMAIN
-from offline.residuals import extract_residuals
-from offline.table import stack_tables
 from probes.artifact import load_artifact
 from tests.unit.offline.tables import extract_table, make_row, make_table
 from tests.unit.offline.test_evaluate import make_risk

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from offline.evaluate_locator import count_without, evaluate_locators, evaluate_set, judge_scores, judge_tokens, pool
+from offline.locating.evaluate import count_without, evaluate_locators, evaluate_set, judge_scores, judge_tokens, pool
 from probes.calibration import Calibration
 from probes.risk import RiskModel
 from probes.spans import AnswerSpan

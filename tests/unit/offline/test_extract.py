@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from offline import extract as module
-from offline.extract import extract
-from offline.passage_reader import PassageReader
-from offline.passages import GROUPS, Passage
+from offline.extraction import extract as module
+from offline.extraction.extract import extract
+from offline.extraction.passage_reader import PassageReader
+from offline.extraction.passages import GROUPS, Passage
 from offline.stages import StageMismatchError
 from probes.spans import AnswerSpan
 from tests.reference.tiny_models import build_tiny, shared_tiny

@@ -9,9 +9,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from offline import fit as fit_module
-from offline.fit import export_estimator, fit_dense, training_view
-from offline.l1 import fit_l1
+from offline.fitting import fit as fit_module
+from offline.fitting.fit import export_estimator, fit_dense, training_view
+from offline.fitting.l1 import fit_l1
 from tests.unit.offline.l1_problems import assert_equal_fits, cett_like, liblinear
 
 RESPONSES, NEURONS = 130, 260

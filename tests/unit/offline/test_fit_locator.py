@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from offline.choose import FOLDS, fold_of
-from offline.fit_locator import LocatorTokens, fit_locator
-from offline.token_rows import TokenRows
+from offline.fitting.choose import FOLDS, fold_of
+from offline.locating.fit import LocatorTokens, fit_locator
+from offline.locating.token_rows import TokenRows
 
 
 def make_rows(n=240, *, seed=0):

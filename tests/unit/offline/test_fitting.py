@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from offline.choose import Candidate, Variant, fit_variant
-from offline.fitting import SMALLER, fit_capped
+from offline.fitting.choose import Candidate, Variant, fit_variant
+from offline.fitting.probe import SMALLER, fit_capped
 from tests.unit.offline.tables import make_table
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from offline import metrics
-from offline.evaluate import SERVED
-from offline.gate import NoComparisonError, compare, gate_logits, read_gate
+from offline.evaluation.evaluate import SERVED
+from offline.evaluation.gate import NoComparisonError, compare, gate_logits, read_gate
+from offline.evaluation.scores import load_scores
 from offline.publish import publish
-from offline.scores import load_scores
 from offline.stages import StageMismatchError
 from probes.artifact import load_artifact
 from probes.calibration import Calibration
@@ -55,9 +55,9 @@ def test_hazard_noise_is_taken_for_a_gain(made, monkeypatch):
     folder, out = made
     new, gate = load_artifact(folder), read_gate(out)
     interval = metrics.Interval(0.005, -0.02, 0.03)
-    monkeypatch.setattr("offline.gate.bootstrap_difference", lambda *_: interval)
+    monkeypatch.setattr("offline.evaluation.gate.bootstrap_difference", lambda *_: interval)
     assert not compare(new, worse(new), gate).is_better
-    monkeypatch.setattr("offline.gate.bootstrap_difference", lambda *_: replace(interval, low=-0.009))
+    monkeypatch.setattr("offline.evaluation.gate.bootstrap_difference", lambda *_: replace(interval, low=-0.009))
     assert compare(new, worse(new), gate).is_better
 
 

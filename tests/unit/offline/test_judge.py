@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from offline.chat_client import ChatSettings, EndpointError
-from offline.judge import AliasJudge, find_consistency, is_echoed, judge_alias, split_judgeable
-from offline.judge_openai import OpenAIJudge, parse_verdict
+from offline.labels.chat_client import ChatSettings, EndpointError
+from offline.labels.judge import AliasJudge, find_consistency, is_echoed, judge_alias, split_judgeable
+from offline.labels.judge_openai import OpenAIJudge, parse_verdict
 from offline.records import Question, Response
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from offline.judge import judge_alias
-from offline.judge_contrast import word_f1
-from offline.question_rows import parse_row
+from offline.labels.judge import judge_alias
+from offline.labels.judge_contrast import word_f1
+from offline.questions.rows import parse_row
 from offline.records import Question
 
 QUESTION = Question(

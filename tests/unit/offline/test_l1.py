@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offline import l1, l1_dense, row_view
-from offline.l1 import fit_l1, fit_l1_path
+from offline.features import row_view
+from offline.fitting import l1, l1_dense
+from offline.fitting.l1 import fit_l1, fit_l1_path
 from tests.unit.offline.l1_problems import assert_equal_fits, cett_like, liblinear, whole
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from offline.l1 import certify, fit_l1
+from offline.fitting.l1 import certify, fit_l1
 from tests.unit.offline.l1_problems import cett_like, dense_weights, whole
 
 

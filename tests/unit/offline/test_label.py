@@ -2,11 +2,12 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from offline.label import SPLITS, answers_key, count_rows, label_responses, split_of
-from offline.questions import load_questions
+from offline.labels.label import ANSWER_ROWS, SPLITS, answers_key, count_rows, label_responses, split_of
+from offline.questions.loading import load_questions
 from offline.records import Judgement, Question
 
 VERDICTS = ("right", "wrong", "refusal", "unjudged")
@@ -82,6 +83,24 @@ def test_classes_are_balanced_within_split_source_and_relation(world):
     assert len(strata) == 9
     for stratum in strata:
         assert counts[*stratum, "faithful"] == counts[*stratum, "hallucinated"] > 0
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_one_answer_has_a_capped_number_of_training_rows_in_each_class(split):
+    keys = [f"answer {i}" for i in range(40) if split_of(f"answer {i}", 0) == split]
+    common, rare = keys[:2]
+    questions = [Question(f"a/{i}", "?", (rare if i % 10 == 0 else common,), "a") for i in range(200)]
+    verdicts = {q.question_id: "right" if i % 4 < 2 else "wrong" for i, q in enumerate(questions)}
+    greedy = {key: judgement(Question(key, "?", (), "a"), 0, verdict) for key, verdict in verdicts.items()}
+    samples = {key: [replace(row, sample=s) for s in range(1, 11)] for key, row in greedy.items()}
+    rows = label((questions, greedy, samples), unfiltered=0)
+    counts = Counter((row.answers_key, row.label) for row in rows)
+    if split == "train":
+        assert counts[common, "faithful"] == counts[common, "hallucinated"] == ANSWER_ROWS
+        assert counts[rare, "faithful"] == counts[rare, "hallucinated"] == 10
+    else:
+        assert sum(counts.values()) == 200
+    assert rows == label((questions[::-1], greedy, samples), unfiltered=0)
 
 
 def test_what_is_refused_unjudged_or_inconsistent_is_never_a_filtered_row(world):

@@ -4,10 +4,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from offline.chat_client import ChatSettings
-from offline.label_spans import ShortAnswerLabeller, find_alias, find_lexical, label_spans
+from offline.labels.chat_client import ChatSettings
+from offline.labels.spans import ShortAnswerLabeller, find_alias, find_lexical, label_spans
+from offline.labels.spans_openai import OpenAILabeller, find_copy
 from offline.records import Question, Response
-from offline.span_openai import OpenAILabeller, find_copy
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from offline.labelled_text import READERS, is_marked, read_labelled
+from offline.longer_text.labelled_text import READERS, is_marked, read_labelled
 
 HELM = {
     "id": "helm-a-1",

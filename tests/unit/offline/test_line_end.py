@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
-from offline.line_end import LineEnd
-from offline.sample import GREEDY, PAPER_SAMPLING, Job, Sampler
+from offline.sampling.line_end import LineEnd
+from offline.sampling.sample import GREEDY, PAPER_SAMPLING, Job, Sampler
 from service.engines.base import EvidenceStep, TokenEvidence
 from service.guard.transcript import Transcript
 from tests.reference.tiny_models import build_tiny

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from offline.locators import Cuts, choose_claim_cut, find_runs, keep_claims, locate_all, locate_claims, mask_of
+from offline.locating.locators import Cuts, choose_claim_cut, find_runs, keep_claims, locate_all, locate_claims, mask_of
+from offline.locating.sentence_answers import SentenceAnswer
 from offline.records import Question, Response
-from offline.sentence_answers import SentenceAnswer
 from probes.spans import AnswerSpan
 
 

@@ -3,7 +3,7 @@
 import gzip
 import json
 
-from offline.marked_examples import question_key, read_examples
+from offline.locating.marked_examples import question_key, read_examples
 from tests.reference.tiny_tokenizer import tiny_tokenizer
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from offline.normalise import find_phrase, normalise, split_words
+from offline.labels.normalise import find_phrase, normalise, split_words
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from offline import p_true
-from offline.p_true import SIGNAL, with_p_true, yes_and_no
+from offline.features import p_true
+from offline.features.p_true import SIGNAL, with_p_true, yes_and_no
+from offline.features.table import Table
 from offline.records import Response
-from offline.table import Table
 from probes.prompts import encode_prompt
 from tests.reference.tiny_tokenizer import tiny_tokenizer
 from tests.unit.offline.tables import make_row

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from offline.passage_reader import SIGNALS
-from offline.passages import GROUPS, Passage, group_weights, shared_prefix
+from offline.extraction.passage_reader import SIGNALS
+from offline.extraction.passages import GROUPS, Passage, group_weights, shared_prefix
 from probes.neurons import NeuronSet
 from probes.reducing_tap import ReducingTap
 from probes.spans import AnswerSpan

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from offline.passage_reader import PassageReader
-from offline.passage_sums import PassageSums, Piece
-from offline.vllm_extract.runner import ExtractRunner, describe
+from offline.extraction.passage_reader import PassageReader
+from offline.extraction.passage_sums import PassageSums, Piece
+from offline.extraction.vllm_extract.runner import ExtractRunner, describe
 from probes.architectures import feed_forwards
 from probes.cett import column_norms
 from tests.reference.tiny_models import shared_tiny

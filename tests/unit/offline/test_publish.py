@@ -7,7 +7,7 @@ import pytest
 
 from offline import metrics, train_probe
 from offline import publish as publish_module
-from offline.evaluate import FREE, SERVED
+from offline.evaluation.evaluate import FREE, SERVED
 from offline.publish import FILES, check_place, find_incumbent, publish
 from probes.artifact import ArtifactError, load_artifact
 from probes.serving_state import ProbeReference, ServingState, write_state

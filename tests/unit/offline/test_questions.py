@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from offline.judge import judge_alias, split_judgeable
-from offline.question_rows import QuestionError, parse_row
-from offline.questions import load_questions, split_spec
+from offline.labels.judge import judge_alias, split_judgeable
+from offline.questions.loading import load_questions, split_spec
+from offline.questions.rows import QuestionError, parse_row
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 

@@ -1,12 +1,14 @@
 """The text stages together, over a tiny model: skipped when complete, and none mixes what a kill left."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from offline import refresh
+from offline.records import Question
 from offline.stages import Stage, StageMismatchError
-from tests.unit.offline.tiny_run import TinyRun, make_config
+from tests.unit.offline.tiny_run import TinyRun, make_config, make_questions
 
 
 def run_text_stages(config):
@@ -87,6 +89,84 @@ def test_changed_settings_stop_at_the_first_stage_they_decide(config, changes, s
 def test_settings_that_decide_no_row_do_not_stop_a_resume(config):
     expected = as_text(run_text_stages(config))
     assert as_text(run_text_stages(replace(config, batch_rows=3, max_per_mille=5.0, device="cpu"))) == expected
+
+
+def asked_by(monkeypatch):
+    """Collects (question id, sample) of what a run asks its model."""
+    asked, real = [], TinyRun.sampler
+
+    def sampler(self, **style):
+        inner = real(self, **style)
+
+        class Counting:
+            def draw(self, jobs, params):
+                for rows in inner.draw(jobs, params):
+                    asked.extend((row.question_id, row.sample) for row in rows)
+                    yield rows
+
+        return Counting()
+
+    monkeypatch.setattr(TinyRun, "sampler", sampler)
+    return asked
+
+
+def test_a_larger_run_asks_only_what_an_earlier_one_did_not(config, tmp_path, monkeypatch):
+    expected = run_text_stages(replace(config, out=tmp_path / "undisturbed"))
+    earlier = run_text_stages(replace(config, out=tmp_path / "earlier", limit=20, agreement=1.0))
+    with (tmp_path / "earlier" / "greedy.jsonl").open("a") as file:
+        file.write('{"question_id": "torn')  # another process is writing there
+    had = {(row.question_id, row.sample) for row in [*earlier["greedy"], *earlier["samples"]]}
+    asked = asked_by(monkeypatch)
+    found = run_text_stages(replace(config, reuse=tmp_path / "earlier"))
+    assert as_text({**found, "made": ()}) == as_text({**expected, "made": ()})
+    rows = {(row.question_id, row.sample) for row in [*expected["greedy"], *expected["samples"]]}
+    assert sorted(asked) == sorted(rows - had)
+    assert {sample for _, sample in rows & had} == {0, 1, 2}
+    assert found["made"] == expected["made"]
+
+
+def test_an_earlier_run_may_have_been_stopped_before_its_samples(config, tmp_path, monkeypatch):
+    earlier = TinyRun(replace(config, out=tmp_path / "earlier"))
+    greedy, _ = refresh.sample_greedy(earlier, *refresh.read_questions(earlier))
+    asked = asked_by(monkeypatch)
+    found = run_text_stages(replace(config, reuse=tmp_path / "earlier"))
+    assert sorted(asked) == sorted((row.question_id, row.sample) for row in found["samples"])
+    assert as_text({"greedy": found["greedy"]}) == as_text({"greedy": greedy})
+
+
+def test_answers_about_domains_are_taken_over_too(config, tmp_path, monkeypatch):
+    def ask(out, **changes):
+        run = TinyRun(replace(config, out=tmp_path / out, **changes))
+        stage = Stage(run.out, "domain-questions", Question, {})
+        stage.write(make_questions(9, source="elsewhere"))
+        return refresh.sample_greedy(run, list(stage.rows()), "made", name="domain-greedy")[0]
+
+    refresh.sample_greedy(earlier := TinyRun(replace(config, out=tmp_path / "a")), *refresh.read_questions(earlier))
+    expected, asked = ask("a"), asked_by(monkeypatch)
+    assert ask("b", reuse=tmp_path / "a") == expected
+    assert asked == []
+
+
+def test_answers_to_another_wording_of_a_question_are_not_taken_over(config, tmp_path, monkeypatch):
+    run_text_stages(replace(config, out=tmp_path / "earlier"))
+    path = tmp_path / "earlier" / "questions.jsonl"
+    first, *rest = map(json.loads, path.read_text().splitlines())
+    path.write_text("".join(json.dumps(row) + "\n" for row in [{**first, "question": "in other words?"}, *rest]))
+    asked = asked_by(monkeypatch)
+    run_text_stages(replace(config, reuse=tmp_path / "earlier"))
+    assert {key for key, _ in asked} == {first["question_id"]}
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"max_tokens": 7}, {"sentences": True}, {"model": "other"}])
+def test_answers_that_were_drawn_otherwise_are_not_taken_over(config, tmp_path, changes):
+    run_text_stages(replace(config, out=tmp_path / "earlier", **changes))
+    with pytest.raises(StageMismatchError, match=f"stage greedy there was made with .*{next(iter(changes))}"):
+        run_text_stages(replace(config, reuse=tmp_path / "earlier"))
+
+
+def test_reuse_of_a_folder_that_is_no_run_says_so(config, tmp_path):
+    with pytest.raises(ValueError, match=r"--reuse .*: no run has answered there; name the folder"):
+        run_text_stages(replace(config, reuse=tmp_path))
 
 
 def test_every_row_is_about_the_greedy_answer_and_a_question_of_the_run(config):

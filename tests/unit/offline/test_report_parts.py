@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, roc_curve
 
-from offline.evaluate import PROBE, SERVED
+from offline.evaluation.evaluate import PROBE, SERVED
+from offline.evaluation.scores import load_scores, save_scores
 from offline.metrics import aurc, auroc, ece
 from offline.records import Judgement, Question
 from offline.report_parts import curves, noise, plots, slices
-from offline.scores import load_scores, save_scores
 from tests.unit.offline.reports import make_rows
 
 

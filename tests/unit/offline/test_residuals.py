@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from offline import residuals as residuals_module
-from offline.fit_residual import fit_residual
-from offline.residuals import Residuals, candidate_layers, extract_residuals
+from offline.features import residuals as residuals_module
+from offline.features.residuals import Residuals, candidate_layers, extract_residuals
+from offline.fitting.residual import fit_residual
 from offline.stages import StageMismatchError
 from probes.positions import sequence_slice
 from tests.unit.offline.tables import extract_table, make_table

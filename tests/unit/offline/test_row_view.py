@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import StandardScaler
 
-from offline import row_view
-from offline.l1 import fit_l1
-from offline.row_view import RowView, stack_views
+from offline.features import row_view
+from offline.features.row_view import RowView, stack_views
+from offline.fitting.l1 import fit_l1
 from tests.unit.offline.l1_problems import assert_equal_fits, cett_like, liblinear, whole
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from offline import run as module
-from offline.extract_vllm import VllmExtractor
+from offline.extraction.extract_vllm import VllmExtractor
 from offline.run import Run, RunConfig
 from offline.train_probe import parse_arguments
 from tests.reference.tiny_models import tiny_config

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from offline.sample import GREEDY, PAPER_SAMPLING, Job, _fill_gaps
+from offline.sampling.sample import GREEDY, PAPER_SAMPLING, Job, _fill_gaps
 from tests.reference.tiny_tokenizer import tiny_tokenizer
 from tests.unit.offline.tiny_run import encode, make_questions, make_sampler, tiny_llama
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import pytest
 
-from offline.sample import GREEDY, Job
-from offline.sample_vllm import VllmSampler
+from offline.sampling.sample import GREEDY, Job
+from offline.sampling.sample_vllm import VllmSampler
 from tests.reference.tiny_models import build_tiny
 from tests.reference.tiny_tokenizer import with_newlines
 from tests.unit.offline.tiny_run import make_questions

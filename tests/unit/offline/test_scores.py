@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from offline.evaluate import PROBE, SERVED
-from offline.scores import gather_scores
+from offline.evaluation.evaluate import PROBE, SERVED
+from offline.evaluation.scores import gather_scores
 from probes.calibration import Calibration
 from tests.unit.offline.tables import make_table
 

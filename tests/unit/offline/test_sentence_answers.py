@@ -2,8 +2,8 @@
 
 import pytest
 
+from offline.locating.sentence_answers import DETAIL, SENTENCE, ask_sentences, choose_neutrally
 from offline.records import LabelledResponse, Question, Response
-from offline.sentence_answers import DETAIL, SENTENCE, ask_sentences, choose_neutrally
 from tests.unit.offline import tiny_run
 from tests.unit.offline.tiny_run import TinyRun, make_config
 
@@ -55,7 +55,7 @@ def asked(tmp_path, monkeypatch):
         "s/refusal": "I am not sure about Lima.",
         "s/echo": "France is a storm.",
     }
-    monkeypatch.setattr("offline.sentence_answers.Run", lambda config: Answering(config, answers, log))
+    monkeypatch.setattr("offline.locating.sentence_answers.Run", lambda config: Answering(config, answers, log))
     questions = [Question(key, "What is the capital of France?", ("Paris",), "s") for key in answers]
     labels = [make_row("s/right", "test"), make_row("s/right", "unfiltered-test"), make_row("s/wrong", "train")]
     labels += [make_row("s/other", "unfiltered-calibration"), make_row("s/refusal", "calibration")]
@@ -111,7 +111,7 @@ def test_asking_again_reads_the_stage(asked):
 
 
 def test_the_tiny_model_answers_through_the_real_sampler(tmp_path, monkeypatch):
-    monkeypatch.setattr("offline.sentence_answers.Run", TinyRun)
+    monkeypatch.setattr("offline.locating.sentence_answers.Run", TinyRun)
     questions = tiny_run.make_questions(6)
     labels = [make_row(q.question_id, "train" if at % 2 else "test") for at, q in enumerate(questions)]
     short = [Response(q.question_id, 0, "Lima", (1,), "stop") for q in questions]

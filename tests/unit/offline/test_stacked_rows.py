@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from offline.row_view import stack_views
-from offline.stacked_rows import StackedRows
+from offline.features.row_view import stack_views
+from offline.features.stacked_rows import StackedRows
 
 
 @pytest.fixture

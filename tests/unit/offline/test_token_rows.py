@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from offline import token_rows as module
+from offline.locating import token_rows as module
+from offline.locating.token_rows import read_tokens
 from offline.stages import StageMismatchError
-from offline.token_rows import read_tokens
 from probes.calibration import Calibration
 from probes.domain import Domain, PartRange
 from probes.neurons import NeuronSet

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from offline import metrics, train_locator
-from offline.passages import Passage
+from offline.extraction.passages import Passage
+from offline.locating.sentence_answers import SentenceAnswer
 from offline.records import Question, Response
-from offline.sentence_answers import SentenceAnswer
 from probes.spans import AnswerSpan, token_offsets
 from tests.reference.tiny_tokenizer import tiny_tokenizer
 from tests.unit.offline.test_token_rows import Configured, make_probe

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from offline.labelled_text import hash_of
-from offline.metrics import auroc
-from offline.unit_metrics import (
+from offline.longer_text.labelled_text import hash_of
+from offline.longer_text.unit_metrics import (
     DocumentBootstrap,
     auroc_of,
     best_threshold,
@@ -15,7 +14,8 @@ from offline.unit_metrics import (
     same_text_auroc_of,
     summarise_units,
 )
-from offline.unit_scores import SCORES, ScoredUnit
+from offline.longer_text.unit_scores import SCORES, ScoredUnit
+from offline.metrics import auroc
 
 N_DOCUMENTS = 40
 

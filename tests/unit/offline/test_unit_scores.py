@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from offline.labelled_text import LabelledRange, LabelledText
-from offline.unit_scores import ScoredText, score_units
+from offline.longer_text.labelled_text import LabelledRange, LabelledText
+from offline.longer_text.unit_scores import ScoredText, score_units
 from probes.calibration import Calibration
 from probes.domain import Domain, PartRange
 from probes.risk import RiskModel

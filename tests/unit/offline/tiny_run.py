@@ -7,7 +7,7 @@ import torch
 
 from offline.records import Question
 from offline.run import Run, RunConfig
-from offline.sample import Sampler
+from offline.sampling.sample import Sampler
 from probes.prompts import ANSWER_ONLY, encode_prompt
 from tests.reference.tiny_models import build_tiny
 from tests.reference.tiny_tokenizer import tiny_tokenizer

@@ -1,0 +1,1 @@
+"""One forward pass over answered prompts: CETT sums and residual streams on disk, with transformers or vLLM."""

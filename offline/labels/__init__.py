@@ -1,0 +1,1 @@
+"""From answers to labelled rows: judges, answer spans, the consistency filter, splits and balance."""

@@ -1,0 +1,1 @@
+"""The answer-token locator: sentence answers with known spans, token rows, fit and evaluation."""

@@ -1,0 +1,1 @@
+"""Where questions come from: files and hubs, and the two builtin sets."""

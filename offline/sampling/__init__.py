@@ -1,0 +1,1 @@
+"""Asking the model: greedy answers, temperature samples, with transformers or vLLM."""
