@@ -175,8 +175,9 @@ async def test_a_client_that_leaves_the_queue_is_gone_from_it(stream):
                         await anext(lines)
                         await wait_until_metric(client, "hguard_requests_waiting", 1)
                 else:
+                    soon = httpx.Timeout(60, read=0.1)
                     with pytest.raises(httpx.ReadTimeout):
-                        await leaving.post("/generate", json=body(prompt="x asks left"), timeout=httpx.Timeout(60, read=0.1))
+                        await leaving.post("/generate", json=body(prompt="x asks left"), timeout=soon)
             await wait_until_metric(client, "hguard_requests_waiting", 0)
             await wait_until_metric(client, "hguard_client_disconnects_total", 1)
             engine.is_held = False
