@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from probes.artifact import load_artifact
-from probes.models import DEFAULT_MODEL, find_model
+from probes.models import DEFAULT_MODEL, find_model, resolve_model
 from probes.registry import LIBRARY
 from service.cli.main import main
 from tests.contract import spoiling
@@ -161,6 +161,7 @@ def test_a_model_that_does_not_load(doctor, monkeypatch):
 
 @pytest.mark.slow
 def test_the_golden_trace_runs_on_the_real_engine(doctor, tmp_path):
+    resolve_model(DEFAULT_MODEL)
     assert doctor("golden trace", "--json", device="cpu")[0] == "ok"
     artifact = load_artifact(SHIPPED)
     folder = tmp_path / "mine" / artifact.probe.name / artifact.probe.version
