@@ -36,14 +36,16 @@ class Verdict:
     """A code of our errors."""
 
 
-async def check_answer(call: Call, body: AnswerCheck) -> ScoreResponse:
-    """Score one answer, when its turn has come, and decide.
+async def check_answer(
+    call: Call, body: AnswerCheck, *, response_id: str | None = None, choice: int = 0
+) -> ScoreResponse:
+    """Score one answer, when its turn has come, and decide; arguments as of `score_within`.
 
     Raises:
         ApiError: As `/score` answers.
     """
     allow_check(call.served.limits, body.guard)
-    return await score_within(call, body)
+    return await score_within(call, body, response_id=response_id, choice=choice)
 
 
 async def check_texts(
@@ -53,21 +55,24 @@ async def check_texts(
     options: GuardrailOptions,
     metrics: Metrics,
     on_error: OnError,
+    response_id: str,
 ) -> list[Verdict]:
     """One verdict an answer, all to the same conversation, at the same time, each with a call of its own.
+
+    The answers are the choices of one response, by their place among the texts.
 
     Raises:
         ApiError: 404 or 422 where the options name what is not there; 429 where there is no room.
     """
 
-    async def check(text: str) -> Verdict:
+    async def check(choice: int, text: str) -> Verdict:
         if not text:
             return Verdict()
         body = AnswerCheck(messages=list(conversation), response=text, guard=options, timeout_s=options.timeout_s)
         try:
             call = open_call()
             with closing(call.ticket):
-                answer = await check_answer(call, body)
+                answer = await check_answer(call, body, response_id=response_id, choice=choice)
         except ApiError as error:
             if error.status == 429 or (error.param or "").startswith("guard."):
                 raise
@@ -78,7 +83,7 @@ async def check_texts(
             return without_score(internal_error().code, on_error, metrics)
         return Verdict(answer.guard, NO_RISK if answer.guard.status == "failed" else None)
 
-    return await run_together([check(text) for text in texts])
+    return await run_together([check(choice, text) for choice, text in enumerate(texts)])
 
 
 def without_score(reason: str, on_error: OnError, metrics: Metrics, *, is_counted: bool = False) -> Verdict:

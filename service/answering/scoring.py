@@ -65,8 +65,16 @@ def plan_score(served: ServedModel, body: ScoreRequest) -> ScorePlan:
     return ScorePlan(prompt_ids, response_ids, text, guard)
 
 
-async def score_within(call: Call, body: ScoreRequest) -> ScoreResponse:
+async def score_within(
+    call: Call, body: ScoreRequest, *, response_id: str | None = None, choice: int = 0
+) -> ScoreResponse:
     """Check the request and score, when its turn has come, until its deadline.
+
+    Args:
+        call: The request.
+        body: What it asks.
+        response_id: Name of the answer; None: a new one.
+        choice: Which of the answers of that name it is.
 
     Raises:
         ApiError: As `plan_score`, `run_score`, `within`, and the ticket say.
@@ -81,7 +89,8 @@ async def score_within(call: Call, body: ScoreRequest) -> ScoreResponse:
                 call.served,
                 plan,
                 call.metrics,
-                new_id(),
+                response_id or new_id(),
+                choice=choice,
                 feedback=call.feedback,
                 queue_seconds=call.ticket.queue_seconds,
             )
@@ -95,6 +104,7 @@ async def run_score(
     metrics: Metrics,
     response_id: str,
     *,
+    choice: int = 0,
     feedback: Feedback | None = None,
     queue_seconds: float = 0.0,
 ) -> ScoreResponse:
@@ -105,6 +115,7 @@ async def run_score(
         plan: What to score.
         metrics: Where to count.
         response_id: Name of the answer.
+        choice: Which of the answers of that name it is.
         feedback: Where to remember it.
         queue_seconds: How long the request waited for admission.
 
@@ -130,7 +141,7 @@ async def run_score(
     report = report_guard(served.artifact, guard, response, judgement, action=action, alpha=guard.alpha)
     note_answered(response_id, [AnsweredChoice(response, judgement, report, None)])
     if feedback is not None:
-        feedback.remember_scored(response_id, served, guard, response, judgement, action)
+        feedback.remember_scored(response_id, served, guard, response, judgement, action, choice)
     n_prompt, n_response = len(plan.prompt_ids), len(plan.response_ids)
     return ScoreResponse(
         id=response_id,

@@ -99,11 +99,20 @@ class Feedback:
         response: ModelResponse,
         judgement: Judgement,
         action: Action,
+        choice: int,
     ) -> None:
         """Take in a given response that was scored, before the score is served."""
         keeps_text = self.settings.feedback_text
         row = describe_response(
-            response_id, served, guard, response, judgement, action=action, alpha=guard.alpha, keeps_text=keeps_text
+            response_id,
+            served,
+            guard,
+            response,
+            judgement,
+            action=action,
+            alpha=guard.alpha,
+            choice=choice,
+            keeps_text=keeps_text,
         )
         self._take([row])
 

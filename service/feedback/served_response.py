@@ -95,7 +95,7 @@ def describe_response(
     *,
     action: Action,
     alpha: float,
-    choice: int = 0,
+    choice: int,
     keeps_text: bool,
 ) -> ServedResponse:
     """What is remembered of one response."""

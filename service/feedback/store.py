@@ -8,7 +8,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,13 +140,17 @@ class FeedbackStore:
             sql.event.listen(self._engine, "connect", _set_pragmas)
 
     def write(self, rows: Sequence[ServedResponse]) -> None:
-        """Keep served responses; one that is there already stays as it is."""
+        """Keep served responses; a newer one takes the place of one of its name that nobody has labelled."""
         if not rows:
             return
         self._open()
         insert = sqlite.insert if self._url.drivername == "sqlite" else postgresql.insert
+        added = insert(RESPONSES)
+        key = {column.name for column in RESPONSES.primary_key}
+        values = {field.name: added.excluded[field.name] for field in fields(ServedResponse) if field.name not in key}
+        statement = added.on_conflict_do_update(index_elements=sorted(key), set_=values, where=_R.label.is_(None))
         with self._engine.begin() as connection:
-            connection.execute(insert(RESPONSES).on_conflict_do_nothing(), [asdict(row) for row in rows])
+            connection.execute(statement, [asdict(row) for row in rows])
 
     def set_label(self, label: Label) -> Stored:
         """Keep a label of a response that is there, instead of any earlier one."""

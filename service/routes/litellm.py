@@ -6,6 +6,7 @@ decided here, by HGUARD_ON_ERROR, and answered with 200.
 Source: `litellm/proxy/guardrails/guardrail_hooks/generic_guardrail_api` of LiteLLM 1.106.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from service.admission.auth import caller_of
 from service.admission.gate import Admission
 from service.admission.key_limits import allow_on_error
+from service.answering.answer import new_id
 from service.answering.call import Call
 from service.answering.checking import Verdict, check_texts, without_score
 from service.answering.prompt_memory import PromptMemory
@@ -33,6 +35,8 @@ from service.web.request_id import request_id_of
 
 router = APIRouter()
 
+_LABELLED = re.compile(r"[A-Za-z0-9._:-]{1,120}")
+"""Call ids that /feedback takes behind our prefix; LiteLLM's own are UUIDs, its clients may choose others."""
 _HINTS = {
     "prompt_not_remembered": "no prompt came before it under its litellm_call_id: the guardrail needs both modes, "
     "pre_call and post_call, at one hguard process, and HGUARD_REMEMBER_S longer than the model takes",
@@ -100,7 +104,7 @@ async def _judge(
 
     def answer_without_score(reason: str) -> GuardrailAnswer:
         verdicts = [without_score(reason, on_error, metrics) if text else Verdict() for text in texts]
-        return _answer(verdicts, None, on_error, probe="")
+        return _answer(verdicts, None, on_error, probe="", response_id=None)
 
     conversation = prompts.recall(body.litellm_call_id) if body.litellm_call_id is not None else None
     if not any(texts):
@@ -114,15 +118,24 @@ async def _judge(
             def open_call() -> Call:
                 return Call(request, served, metrics, admission.open(caller), request.app.state.feedback)
 
-            verdicts = await check_texts(open_call, conversation, texts, options, metrics, on_error)
-            return _answer(verdicts, served.engine.model_name, on_error, probe=probe_label(served.probe))
+            response_id = _name_response(body.litellm_call_id)
+            verdicts = await check_texts(open_call, conversation, texts, options, metrics, on_error, response_id)
+            model, probe = served.engine.model_name, probe_label(served.probe)
+            return _answer(verdicts, model, on_error, probe=probe, response_id=response_id)
     except ApiError as error:
         if error.status != 503:
             raise
         return answer_without_score(error.code)
 
 
-def _answer(verdicts: Sequence[Verdict], model: str | None, on_error: OnError, *, probe: str) -> GuardrailAnswer:
+def _name_response(call_id: str | None) -> str:
+    """The id for labels: the gateway drops ours, but its client reads the call's in `x-litellm-call-id`."""
+    return f"litellm-{call_id}" if call_id and _LABELLED.fullmatch(call_id) else new_id()
+
+
+def _answer(
+    verdicts: Sequence[Verdict], model: str | None, on_error: OnError, *, probe: str, response_id: str | None
+) -> GuardrailAnswer:
     guards = tuple(verdict.guard for verdict in verdicts)
     risks = [guard.risk for guard in guards if guard is not None and guard.risk is not None]
     unscored = tuple(verdict.unscored for verdict in verdicts if verdict.unscored is not None)
@@ -142,6 +155,7 @@ def _answer(verdicts: Sequence[Verdict], model: str | None, on_error: OnError, *
     return GuardrailAnswer(
         action="NONE" if reason is None else "BLOCKED",
         blocked_reason=reason,
+        id=response_id,
         model=model,
         risk=max(risks, default=None),
         unscored=unscored,

@@ -40,6 +40,8 @@ class GuardrailAnswer(Sent):
 
     action: Literal["NONE", "BLOCKED"]
     blocked_reason: str | None = None
+    id: str | None = None
+    """Under which the answers can be labelled, by their place as choices; null where none was judged."""
     model: str | None = None
     """That judged, where one did."""
     risk: float | None = None

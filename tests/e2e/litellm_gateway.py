@@ -89,7 +89,12 @@ def running(*processes: Process):
 
 
 def start_hguard(folder: Path) -> Process:
-    environment = {"HGUARD_ENGINE": "fake", "HGUARD_PORT": "{port}", "PYTHONPATH": os.getcwd()}
+    environment = {
+        "HGUARD_ENGINE": "fake",
+        "HGUARD_PORT": "{port}",
+        "HGUARD_FEEDBACK_URL": f"sqlite:///{folder}/labels.db",
+        "PYTHONPATH": os.getcwd(),
+    }
     return Process([sys.executable, "-m", "service"], "/readyz", folder, environment)
 
 

@@ -120,6 +120,19 @@ def test_a_risky_answer_is_an_error_that_names_hguard(stack, say):
     assert stack.upstream.calls == 1
 
 
+@pytest.mark.parametrize(("stream", "text"), [(False, CLEAN), (True, CLEAN), (False, RISKY)])
+def test_the_client_labels_an_answer_by_the_id_of_its_call(stack, say, stream, text):
+    say(text)
+    asked = {"model": "guarded", "messages": [{"role": "user", "content": QUESTION}], "stream": stream}
+    headers = {"authorization": f"Bearer {MASTER_KEY}"}
+    answer = httpx.post(f"{stack.example.base_url}chat/completions", json=asked, headers=headers, timeout=60)
+    assert answer.status_code == (200 if text == CLEAN else 400)
+    said = {"id": f"litellm-{answer.headers['x-litellm-call-id']}", "label": "faithful"}
+    said["span"] = {"start": 0, "end": len(text)}  # the whole text was judged, not the beginning of a stream
+    labelled = httpx.post(f"{stack.hguard.address}/feedback", json=said)
+    assert labelled.status_code == 200, labelled.text
+
+
 def test_the_example_holds_a_stream_until_its_answer_was_judged(stack, say):
     say(CLEAN)
     texts, error = read_stream(stack.example)
