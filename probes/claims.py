@@ -44,50 +44,77 @@ _REFUSAL = re.compile(
 )
 
 
-def find_claims(question: str, response: str) -> list[tuple[int, int]]:
-    """Find the code-point range of the claim in each sentence of a response.
+class ClaimReader:
+    """Finds the claims of a response that grows; a sentence that another one follows is read once."""
 
-    Args:
-        question: what was asked.
-        response: the answer.
+    def __init__(self, question: str) -> None:
+        """Read the question.
 
-    Returns:
-        At most one half-open range a sentence, in reading order; sentences that claim nothing new have none.
-    """
-    asked_words = [found.group() for found in WORD.finditer(_shorten(question))]
-    asked = frozenset(stem_word(word) for word in asked_words)
-    wanted = "number" if _ASKS_NUMBER.search(question) else ""
-    if not wanted and any(word.lower() in NAME_QUESTIONS for word in asked_words):
-        wanted = "name"
-    claims = []
-    sentences = list(split_sentences(response))
-    for start, end in sentences:
+        Args:
+            question: what was asked.
+        """
+        self._asked_words = [found.group() for found in WORD.finditer(_shorten(question))]
+        self._asked = frozenset(stem_word(word) for word in self._asked_words)
+        self._wanted = "number" if _ASKS_NUMBER.search(question) else ""
+        if not self._wanted and any(word.lower() in NAME_QUESTIONS for word in self._asked_words):
+            self._wanted = "name"
+        self._at = 0
+        """Code points that are read for good."""
+        self.settled: list[tuple[int, int]] = []
+        """The claims that no more text can change."""
+
+    def read(self, response: str) -> list[tuple[int, int]]:
+        """Find the code-point range of the claim in each sentence.
+
+        Args:
+            response: the answer so far; it begins with the one of the last call.
+
+        Returns:
+            At most one half-open range a sentence, in reading order; sentences that claim nothing new have none.
+        """
+        sentences = list(split_sentences(response, self._at))
+        is_alone = not self._at and len(sentences) == 1
+        claims = list(self.settled)
+        for at, (start, end) in enumerate(sentences):
+            claims += self._read_sentence(response, start, end, is_alone=is_alone, is_first=not claims)
+            # Only a word behind it says that a sentence has ended there: a quote may belong to either side.
+            if at == len(sentences) - 2 and WORD.search(response, sentences[-1][0]):
+                self._at, self.settled = sentences[-1][0], list(claims)
+        return claims
+
+    def _read_sentence(
+        self, response: str, start: int, end: int, *, is_alone: bool, is_first: bool
+    ) -> list[tuple[int, int]]:
+        """The claim of one sentence, if it has one. `is_alone`: it is the response; `is_first`: none before claims."""
         mark = _LIST_MARK.match(response, start, end)
-        words = read_words(response, mark.end() if mark else start, end, asked)
+        words = read_words(response, mark.end() if mark else start, end, self._asked)
         if not words:
-            claims += [found.span() for found in _SYMBOLS.finditer(response, start, end)][:1]
-            continue
+            return [found.span() for found in _SYMBOLS.finditer(response, start, end)][:1]
         is_echo = all(word.is_asked for word in words) and "?" in response[words[-1].end : end]
         # An answer that is cut off inside a list ends with the next number alone.
-        is_list_number = bool(claims) and len(words) == 1 and words[0].end - start < 3
+        is_list_number = not is_first and len(words) == 1 and words[0].end - start < 3
         if is_echo or is_list_number or _REFUSAL.search(response, start, end):
-            continue
-        is_alone = len(sentences) == 1
+            return []
         if _is_bare(words, is_alone=is_alone):
             claim = _take_bare_answer(response, end, words, is_alone=is_alone)
-        elif (run := choose_run(response, words, asked_words, wanted)) is not None:
-            claim = words[run[0]].start, words[run[1] - 1].end
-        else:
-            claim = None
-        if claim is not None:
-            claims.append(claim)
-    return claims
+            return [claim] if claim else []
+        run = choose_run(response, words, self._asked_words, self._wanted)
+        return [(words[run[0]].start, words[run[1] - 1].end)] if run else []
 
 
-def split_sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the code-point range of each sentence or line; initials and common abbreviations do not end one."""
-    start = 0
-    for found in _SENTENCE_END.finditer(text):
+def find_claims(question: str, response: str) -> list[tuple[int, int]]:
+    """Find the code-point range of the claim in each sentence of a whole response, as `ClaimReader.read` does."""
+    return ClaimReader(question).read(response)
+
+
+def split_sentences(text: str, start: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield the code-point range of each sentence or line; initials and common abbreviations do not end one.
+
+    Args:
+        text: what is split.
+        start: where the first of the wanted sentences begins.
+    """
+    for found in _SENTENCE_END.finditer(text, start):
         if "\n" not in found.group() and _ABBREVIATION.search(text[start : found.start()]):
             continue
         if text[start : found.start()].strip():

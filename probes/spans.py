@@ -7,11 +7,13 @@ can be cut into other tokens. `locate_answer` is what the service and the traini
 wrong answers alike: it sees the question and the response, never a label or an accepted answer.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Protocol
 
-from probes.claims import find_claims
+from probes.claims import ClaimReader
 
 Offset = tuple[int, int]
 """Half-open range of code points of the decoded text."""
@@ -147,33 +149,54 @@ def char_span_to_tokens(offsets: Sequence[Offset], start: int, end: int) -> Answ
     """Find the tokens that hold any code point of a range.
 
     Args:
-        offsets: one range a token, see `token_offsets`.
+        offsets: one range a token, see `token_offsets`; neither their starts nor their ends ever go back.
         start: first code point.
         end: one past the last code point.
 
     Returns:
         The smallest token range that covers the code points, or None if no token holds any of them.
     """
-    inside = [index for index, (first, last) in enumerate(offsets) if first < end and start < last]
-    return AnswerSpan(inside[0], inside[-1] + 1) if inside else None
+    first = bisect_right(offsets, start, key=itemgetter(1))
+    end_at = bisect_left(offsets, end, key=itemgetter(0))
+    return AnswerSpan(first, end_at) if first < end_at else None
+
+
+class AnswerLocator:
+    """Finds the answer tokens of a response that grows without knowing what is right: each sentence's novel words."""
+
+    def __init__(self, question: str) -> None:
+        """Read the question.
+
+        Args:
+            question: what was asked, as text; an instruction such as "answer only" may be part of it.
+        """
+        self._claims = ClaimReader(question)
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether the first span is one that no later token can change."""
+        return bool(self._claims.settled)
+
+    def locate(self, response_text: str, offsets: Sequence[Offset]) -> list[AnswerSpan]:
+        """Find the spans.
+
+        Args:
+            response_text: the decoded response so far; it begins with the one of the last call.
+            offsets: one range a token of that text, see `token_offsets`.
+
+        Returns:
+            At most one span a sentence, in reading order and disjoint; empty where nothing is claimed (a refusal, an
+            echo of the question, no words).
+        """
+        spans: list[AnswerSpan] = []
+        for start, end in self._claims.read(response_text):
+            span = char_span_to_tokens(offsets, start, end)
+            # One token can hold the end of a sentence and the start of the next.
+            if span is not None and (not spans or span.start >= spans[-1].end):
+                spans.append(span)
+        return spans
 
 
 def locate_answer(question: str, response_text: str, offsets: Sequence[Offset]) -> list[AnswerSpan]:
-    """Find the answer tokens without knowing what is right: the novel run of words of each sentence.
-
-    Args:
-        question: what was asked, as text; an instruction such as "answer only" may be part of it.
-        response_text: the decoded response.
-        offsets: one range a token of that text, see `token_offsets`.
-
-    Returns:
-        At most one span a sentence, in reading order and disjoint; empty where nothing is claimed (a refusal, an echo
-        of the question, no words).
-    """
-    spans: list[AnswerSpan] = []
-    for start, end in find_claims(question, response_text):
-        span = char_span_to_tokens(offsets, start, end)
-        # One token can hold the end of a sentence and the start of the next.
-        if span is not None and (not spans or span.start >= spans[-1].end):
-            spans.append(span)
-    return spans
+    """Find the answer tokens of a whole response, as `AnswerLocator.locate` does."""
+    return AnswerLocator(question).locate(response_text, offsets)

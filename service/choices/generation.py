@@ -54,7 +54,6 @@ async def generate(
     note_transcript(transcript)
     timing, latest = RequestTiming(), time.perf_counter()
     gate = HoldGate(served, guard, plan.hold_tokens) if plan.hold_tokens and guard.is_scored else None
-    settled = HoldGate(served, guard, plan.max_tokens + 1)  # open once no later token can change the risk
     scorer = Scorer(served, guard)
     shown = _Shown(transcript, scorer, gate, on_token, metrics)
     request = EngineRequest(
@@ -82,12 +81,11 @@ async def generate(
                     (metrics.inter_token if n_tokens else metrics.first_token).observe(now - latest)
                     n_tokens, latest = n_tokens + 1, now
                 for n_ready in shown.new_tokens():
-                    if guard.policy == "stop" and not settled.is_open:
+                    if guard.policy == "stop" and not scorer.is_final:
                         response, is_long = transcript.response(n_ready), n_ready > LONG_RESPONSE
                         if is_over(await offload(scorer.running, response, when=is_long), guard.threshold):
                             transcript.stop_after(n_ready)
                             break
-                        scorer.offer(settled, transcript)
                 await shown.show()
                 if transcript.finish_reason is not None:
                     break

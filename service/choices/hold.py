@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from probes.claims import split_sentences
 from probes.spans import AnswerSpan
 from service.choices.plan import GuardPlan
-from service.guard.judge import judge_spans, locate, locator_name
+from service.guard.judge import SpanFinder, judge_spans
 from service.guard.policy import is_over
 from service.guard.response import ModelResponse, ResponseToken
 from service.guard.transcript import Transcript
@@ -42,7 +42,7 @@ class HoldGate:
         self._sentence = 0
         """First token of the sentence that goes on."""
         self._probe, self._plan, self._window = served.probe, plan, window
-        self._locator = locator_name(served.probe, plan.locator)
+        self._finder = SpanFinder(served.probe, plan.question, plan.locator)
 
     def offer(self, transcript: Transcript) -> None:
         """Look at the tokens that are final now."""
@@ -61,22 +61,23 @@ class HoldGate:
         if ended > start:
             self._judge_sentences(transcript.response(n), ended)
         if not (self.is_open or self.is_blocked or self._is_unscored) and n - self.released >= self._window:
-            start = 0 if self._locator == "response" else self.released
+            start = 0 if self._finder.locator == "response" else self.released
             self._judge(transcript.response(n), [AnswerSpan(start, n)], n)
 
     def _judge_sentences(self, response: ModelResponse, ended: int) -> None:
         """Judge what the tokens before `ended`, whole sentences, claim."""
-        if self._locator == "response":
+        if self._finder.locator == "response":
             claims = [AnswerSpan(0, ended)]
         else:
-            spans = locate(response, self._probe, self._plan.question, self._plan.locator)
+            spans = self._finder.find(response)
             claims = [span for span in spans if self._sentence <= span.start < ended]
             if claims and claims[-1].end > ended:  # the locator sees no end of a sentence there
                 return
-            claims = claims if self._locator == "claims" else claims[:1]
+            claims = claims if self._finder.locator == "claims" else claims[:1]
         self._sentence = ended
         self._judge(response, claims, max(ended, self.released))
-        self.is_open = self._locator == "lexical" and bool(claims) and not (self.is_blocked or self._is_unscored)
+        is_sure = not (self.is_blocked or self._is_unscored)
+        self.is_open = self._finder.locator == "lexical" and bool(claims) and is_sure
 
     def _judge(self, response: ModelResponse, spans: Sequence[AnswerSpan], n_tokens: int) -> None:
         """Release so many tokens if each of the spans may leave."""

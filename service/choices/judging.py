@@ -12,9 +12,10 @@ from service.choices.hold import HoldGate
 from service.choices.offload import DaemonThreads
 from service.choices.plan import GuardPlan
 from service.engines.base import RowEvidence
-from service.guard.judge import judge, running_risk, score_token, unscored
+from service.guard.judge import judge, score_token, unscored
 from service.guard.judgement import FailureReason, Judgement, TokenScore
 from service.guard.response import ModelResponse, ResponseToken
+from service.guard.running import RunningRisk
 from service.guard.transcript import Transcript
 from service.probe_roles.served import ServedModel
 
@@ -31,6 +32,9 @@ class Scorer:
         self._threads = threads
         self.failure: FailureReason | None = None
         """Set once something raised; the response can then no longer be scored."""
+        self.is_final = False
+        """No later token can change what `running` says."""
+        self._running: RunningRisk | None = None
 
     def token(self, token: ResponseToken, row: RowEvidence | None) -> TokenScore:
         """Score one token by its row, which may have a shadow's scores, too."""
@@ -44,10 +48,15 @@ class Scorer:
         """The risk of a response that goes on; None also where it cannot be had."""
         guard = self.guard
         try:
-            return running_risk(response, self.served.probe, question=guard.question, locator=guard.locator)
+            if self._running is None:
+                self._running = RunningRisk(self.served.probe, question=guard.question, locator=guard.locator)
+            risk = self._running.of(response)
         except Exception as error:  # noqa: BLE001 - logged there
             self._note(error)
+            self.is_final = True
             return None
+        self.is_final = self._running.is_final
+        return risk
 
     def offer(self, gate: HoldGate, transcript: Transcript) -> None:
         """Let a gate look at a response that goes on; it releases nothing more once something raised."""

@@ -8,7 +8,6 @@ span, see `Locator`. Pure, and the same for a generated and a teacher-forced res
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -17,7 +16,7 @@ import numpy as np
 from probes.parts import Part
 from probes.positions import align_rows
 from probes.probe import Probe
-from probes.spans import AnswerSpan, locate_answer
+from probes.spans import AnswerLocator, AnswerSpan
 from service.engines.base import RowEvidence
 from service.guard.judgement import FailureReason, Judgement, NeuronShare, Signals, SpanRisk, Status, TokenScore
 from service.guard.response import ModelResponse, ResponseToken
@@ -35,8 +34,6 @@ TOKEN_EXPLAIN_LIMIT = 5
 
 _MISSING = (math.nan, math.nan)
 """The scores of a row that is not there."""
-_FOLLOWED = re.compile(r"[.,;:!?)\n]|\s\w")
-"""Text after a span that ends it: punctuation or another word. An apostrophe does not."""
 
 
 def unscored(response: ModelResponse) -> Judgement:
@@ -60,18 +57,31 @@ def score_token(probe: Probe, token: ResponseToken, row: RowEvidence | None) -> 
     return TokenScore(logit, finite(parts["residual"]), _risk(probe, parts), explain)
 
 
-def running_risk(response: ModelResponse, probe: Probe, *, question: str, locator: Locator) -> float | None:
-    """The risk of a response that goes on; None where nothing is claimed yet or a score is missing.
+class SpanFinder:
+    """Finds the answer spans of a response that grows, in reading order; none where nothing is claimed."""
 
-    A located span that nothing follows yet is still being written ("I" may become "I don't know") and is not judged.
-    """
-    spans = locate(response, probe, question, locator)
-    if spans and locator_name(probe, locator) != "response":
-        rest = response.text[response.tokens[spans[-1].end - 1].end :]
-        if not _FOLLOWED.search(rest):
-            spans = spans[:-1]
-    judged = judge_spans(response, probe, spans)
-    return _decide(judged, locator).risk if judged else None
+    def __init__(self, probe: Probe, question: str, locator: Locator) -> None:
+        """Read the question.
+
+        Args:
+            probe: The served probe.
+            question: The last user turn.
+            locator: Which tokens are judged; `default` is the one the probe was calibrated with.
+        """
+        self.locator: str = probe.locator if locator == "default" else locator
+        self._answers = AnswerLocator(question)
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether the first span is one that no later token can change."""
+        return self.locator != "response" and self._answers.has_settled
+
+    def find(self, response: ModelResponse) -> list[AnswerSpan]:
+        """The spans of the response so far, which begins with the one of the last call."""
+        n = len(response.tokens)
+        if self.locator == "response":
+            return [AnswerSpan(0, n)] if n else []
+        return self._answers.locate(response.text, response.offsets)
 
 
 def judge_spans(response: ModelResponse, probe: Probe, spans: Sequence[AnswerSpan]) -> tuple[SpanRisk, ...]:
@@ -89,8 +99,8 @@ def judge(response: ModelResponse, probe: Probe, *, question: str, locator: Loca
         question: The last user turn, for the locator.
         locator: Which tokens are judged; `default` is the one the probe was calibrated with.
     """
-    rows = _token_rows(response, probe)
-    judged = judge_spans(response, probe, locate(response, probe, question, locator))
+    rows, finder = _token_rows(response, probe), SpanFinder(probe, question, locator)
+    judged = judge_spans(response, probe, finder.find(response))
     token_scores = tuple(score_token(probe, token, row) for token, row in zip(response.tokens, rows, strict=True))
     if not judged:
         return Judgement("no_answer", token_scores=token_scores)
@@ -102,7 +112,7 @@ def judge(response: ModelResponse, probe: Probe, *, question: str, locator: Loca
         failure = "missing_rows" if is_missing else "not_finite"
     else:
         status = "partial" if any(score.risk is None for score in token_scores) else "scored"
-    deciding = _decide(judged, locator)
+    deciding = decide_span(judged, finder.locator)
     span, risk = deciding.span, None if unscored_spans else deciding.risk
     parts = _measure(probe, response.tokens, rows, span)
     return Judgement(
@@ -118,15 +128,7 @@ def judge(response: ModelResponse, probe: Probe, *, question: str, locator: Loca
     )
 
 
-def locate(response: ModelResponse, probe: Probe, question: str, locator: Locator) -> list[AnswerSpan]:
-    """The answer spans, in reading order; none where nothing is claimed."""
-    n = len(response.tokens)
-    if locator_name(probe, locator) == "response":
-        return [AnswerSpan(0, n)] if n else []
-    return locate_answer(question, response.text, response.offsets)
-
-
-def _decide(judged: Sequence[SpanRisk], locator: Locator) -> SpanRisk:
+def decide_span(judged: Sequence[SpanRisk], locator: str) -> SpanRisk:
     """The span whose risk is that of the response; under `claims` one without a risk counts as the riskiest."""
     if locator != "claims":
         return judged[0]
@@ -158,11 +160,6 @@ def _risk(probe: Probe, parts: Mapping[Part, float]) -> float | None:
     if not math.isfinite(parts["cett"]):
         return None
     return finite(probe.risk_model.risk(parts))
-
-
-def locator_name(probe: Probe, locator: Locator) -> str:
-    """What `default` means for a probe."""
-    return probe.locator if locator == "default" else locator
 
 
 def _signals(parts: Mapping[Part, float]) -> Signals:

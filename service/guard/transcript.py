@@ -43,6 +43,8 @@ class Transcript:
         self._cut: int | None = None
         """Where the stop string begins."""
         self._n_ready = 0
+        self._made: list[ResponseToken] = []
+        """Of the tokens that were ready: made once."""
 
     def add(self, step: EvidenceStep) -> None:
         """Take in what the engine sent; the caller closes the engine's iterator once `finish_reason` is set."""
@@ -92,6 +94,8 @@ class Transcript:
 
     def token(self, at: int) -> ResponseToken:
         """One token, its text cut where the response is."""
+        if at < len(self._made):
+            return self._made[at]
         evidence, (start, end) = self._tokens[at], self._stream.offsets[at]
         text = self._text[self._ends[at - 1] if at else 0 : self._ends[at]]
         limit = len(self._text) if self.finish_reason or self._cut is not None else end
@@ -108,7 +112,9 @@ class Transcript:
         """The response, or its first tokens."""
         n = self.n_kept if n_tokens is None else n_tokens
         text = self._text if n == self.n_kept else self._text[: self._ends[n - 1] if n else 0]
-        tokens = tuple(self.token(at) for at in range(n))
+        for at in range(len(self._made), min(n, self._n_ready)):
+            self._made.append(self.token(at))
+        tokens = (*self._made[:n], *(self.token(at) for at in range(len(self._made), n)))
         return ModelResponse(text, tokens, tuple(self._rows[: self._rows_needed(n)]))
 
     def _rows_needed(self, n_tokens: int) -> int:

@@ -34,11 +34,11 @@ async def counted(client, name, reason):
     return 0.0
 
 
-@pytest.mark.parametrize("name", ["judge", "score_token", "running_risk"])
+@pytest.mark.parametrize("name", ["judge", "score_token", "RunningRisk"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_scorer_that_raises_is_a_failure_and_no_defect(parts, monkeypatch, name, stream):
     monkeypatch.setattr(f"service.choices.judging.{name}", fails)
-    policy = "stop" if name == "running_risk" else "annotate"
+    policy = "stop" if name == "RunningRisk" else "annotate"
     asked = {**ASKED, "stream": stream, "guard": {"policy": policy}}
     with serve_on_port(parts) as address:
         async with httpx.AsyncClient(base_url=address) as client:

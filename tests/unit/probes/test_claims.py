@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from probes.claims import find_claims, split_sentences
+from probes.claims import ClaimReader, find_claims, split_sentences
 
 SUFFIX = " Respond with the answer only, without any explanation."
 
@@ -88,33 +88,69 @@ def test_locator_is_fast_and_deterministic():
     assert (time.process_time() - began) / 20 < 0.003 * 10
 
 
+PARTS = (
+    "Paris",
+    "is",
+    "the",
+    '"',
+    "'",
+    ".",
+    " ",
+    "\n",
+    "(",
+    ")",
+    ",",
+    "🚁",
+    "é",
+    "東京",
+    "1,000",
+    "Who",
+    "?",
+    ":",
+    "-",
+)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_any_text_gives_ranges_inside_it(seed):
     chance = random.Random(seed)
-    parts = [
-        "Paris",
-        "is",
-        "the",
-        '"',
-        "'",
-        ".",
-        " ",
-        "\n",
-        "(",
-        ")",
-        ",",
-        "🚁",
-        "é",
-        "東京",
-        "1,000",
-        "Who",
-        "?",
-        ":",
-        "-",
-    ]
     for _ in range(200):
-        question, response = ("".join(chance.choices(parts, k=chance.randrange(20))) for _ in range(2))
+        question, response = ("".join(chance.choices(PARTS, k=chance.randrange(20))) for _ in range(2))
         end = 0
         for start, stop in find_claims(question, response):
             assert end <= start < stop <= len(response)
             end = stop
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_response_that_grows_has_the_claims_of_one_that_is_read_at_once(seed):
+    chance = random.Random(seed)
+    parts = (*PARTS, ". ", ". The ", "? ", ".\n", ' "', "。", "Mr", "J", "1.", " I don't know", " It is Rome")
+    n_settled = 0
+    for _ in range(400):
+        question, response = ("".join(chance.choices(parts, k=chance.randrange(40))) for _ in range(2))
+        reader, settled, at = ClaimReader(question), [], 0
+        while at < len(response):
+            at += chance.randrange(1, 4)
+            found = reader.read(response[:at])
+            assert found == find_claims(question, response[:at])
+            assert reader.settled[: len(settled)] == settled == found[: len(settled)]
+            settled = list(reader.settled)
+        n_settled += len(settled)
+    assert n_settled > 300
+
+
+def test_a_long_response_is_read_once(monkeypatch):
+    read = ClaimReader._read_sentence
+    lengths = []
+
+    def count(self, response, start, end, **options):
+        lengths.append(end - start)
+        return read(self, response, start, end, **options)
+
+    monkeypatch.setattr(ClaimReader, "_read_sentence", count)
+    reader, response = ClaimReader("Who wrote the novel?"), "It was written by Erin Morgenstern in 2011. " * 100
+    for at in range(1, len(response)):
+        reader.read(response[:at])
+    assert sum(lengths) < 3 * len(response) * len("It was written by Erin Morgenstern in 2011. ")
+    assert len(reader.settled) == 99

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from service.guard.judge import judge, running_risk, score_token, unscored
+from service.guard.judge import judge, score_token, unscored
 from service.guard.judgement import TokenScore
+from service.guard.running import RunningRisk
 from tests.unit.service.responses import make_probe, make_response, sigmoid
 
 
@@ -77,14 +78,14 @@ def test_no_claim_means_no_risk(text):
 def test_running_risk_of_all_tokens_is_the_risk():
     response = make_response("abc", [9.0, 1.0, -2.0, 4.0])
     judgement = judge(response, make_probe(), question="q", locator="default")
-    assert running_risk(response, make_probe(), question="q", locator="default") == judgement.risk
+    assert RunningRisk(make_probe(), question="q", locator="default").of(response) == judgement.risk
 
 
 def test_a_span_that_is_still_being_written_is_not_judged_while_it_runs():
     question = "What is the capital of France?"
     for text, is_judged in (("It is Par", False), ("It is Paris", False), ("It is Paris.", True)):
         response = make_response(text, [0.0] * (len(text) + 1))
-        risk = running_risk(response, make_probe(), question=question, locator="lexical")
+        risk = RunningRisk(make_probe(), question=question, locator="lexical").of(response)
         assert (risk is not None) is is_judged
         assert judge(response, make_probe(), question=question, locator="lexical").status == "scored"
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from service.guard.judge import judge, running_risk
+from service.guard.judge import judge
+from service.guard.running import RunningRisk
 from tests.unit.service.responses import COMBINED, make_probe, make_response, sigmoid
 
 
@@ -55,7 +56,7 @@ def test_the_first_claim_decides_or_the_riskiest():
 def test_one_span_of_one_token_has_the_risk_of_its_token_to_the_last_bit():
     response, probe = make_response("a", [0.3, 1 / 3]), make_probe(risk=COMBINED)
     judgement = judge(response, probe, question="q", locator="response")
-    running = running_risk(response, probe, question="q", locator="response")
+    running = RunningRisk(probe, question="q", locator="response").of(response)
     assert judgement.risk == judgement.spans[0].risk == judgement.token_scores[0].risk == running
 
 
@@ -64,4 +65,4 @@ def test_the_running_risk_ends_at_the_risk_to_the_last_bit(position):
     response = make_response("abcdefg", [0.1 * (-1.7) ** at for at in range(8)])
     probe = make_probe(position, risk=COMBINED)
     judgement = judge(response, probe, question="q", locator="default")
-    assert running_risk(response, probe, question="q", locator="default") == judgement.risk
+    assert RunningRisk(probe, question="q", locator="default").of(response) == judgement.risk

@@ -5,9 +5,10 @@ import math
 import pytest
 
 from service.engines.base import RowEvidence
-from service.guard.judge import judge, running_risk
+from service.guard.judge import judge
 from service.guard.judgement import TokenScore
 from service.guard.response import ModelResponse, ResponseToken
+from service.guard.running import RunningRisk
 from tests.unit.service.responses import COMBINED, make_probe, make_response, sigmoid, spoil
 
 
@@ -49,7 +50,7 @@ def test_a_free_signal_that_is_not_finite_is_a_failure_where_it_is_used(changes)
     assert (judgement.status, judgement.risk, judgement.logit) == ("failed", None, None)
     assert (judgement.failure, judgement.out_of_domain) == ("not_finite", None)
     assert [score.risk is None for score in judgement.token_scores] == [False, True, False]
-    assert running_risk(response, make_probe(risk=COMBINED), question="q", locator="default") is None
+    assert RunningRisk(make_probe(risk=COMBINED), question="q", locator="default").of(response) is None
 
 
 def test_a_free_signal_that_is_not_used_spoils_no_risk_but_leaves_the_domain_unknown():

@@ -44,6 +44,24 @@ def test_shown_text_is_the_text_and_no_character_is_shown_in_halves(text):
     assert transcript.response().tokens == tuple(shown)
 
 
+@pytest.mark.parametrize("rule", ["own", "predicting"])
+@pytest.mark.parametrize("stop", [(), ("首",), ("\n\n", "do"), ("👧",), ("ok d",)])
+def test_a_response_that_is_read_at_each_step_ends_as_one_that_is_read_once(stop, rule):
+    text = "naïve 日本の首都\n\n\nok 👩‍👩‍👧‍👦 \U0001d518 a\u0301 done"
+    transcript = Transcript(TOKENIZER, stop, rule)
+    read = []
+    for step in steps_of(encode(text)):
+        transcript.add(step)
+        read.append(transcript.response(transcript.n_ready))
+        if transcript.finish_reason is not None:
+            break
+    whole = run(text, stop=stop, rule=rule)[0].response()
+    assert read[-1] == whole
+    for response in read:
+        assert response.tokens == whole.tokens[: len(response.tokens)]
+        assert whole.text.startswith(response.text)
+
+
 def test_bytes_that_never_become_a_character_are_shown_at_the_end():
     transcript = Transcript(TOKENIZER, (), "predicting")
     for step in steps_of(encode("a") + encode("👍")[:2]):
