@@ -69,19 +69,19 @@ class SpanFinder:
             locator: Which tokens are judged; `default` is the one the probe was calibrated with.
         """
         self.locator: str = probe.locator if locator == "default" else locator
-        self._answers = AnswerLocator(question)
+        self._answers = None if self.locator == "response" else AnswerLocator(question)
 
     @property
     def has_settled(self) -> bool:
         """Whether the first span is one that no later token can change."""
-        return self.locator != "response" and self._answers.has_settled
+        return self._answers is not None and self._answers.has_settled
 
     def find(self, response: ModelResponse) -> list[AnswerSpan]:
         """The spans of the response so far, which begins with the one of the last call."""
+        if self._answers is not None:
+            return self._answers.locate(response.text, response.offsets)
         n = len(response.tokens)
-        if self.locator == "response":
-            return [AnswerSpan(0, n)] if n else []
-        return self._answers.locate(response.text, response.offsets)
+        return [AnswerSpan(0, n)] if n else []
 
 
 def judge_spans(response: ModelResponse, probe: Probe, spans: Sequence[AnswerSpan]) -> tuple[SpanRisk, ...]:
