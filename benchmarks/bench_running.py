@@ -1,4 +1,4 @@
-"""Claim: policy `stop` looks at a response after each token at a cost that does not grow with the sentences before.
+"""Claim: policy `stop` looks at a response after each token without reading and judging its earlier sentences again.
 
 Two sides, turn about, over one text token by token: a `RunningRisk` that is kept, as the service does it, and a new one
 for each token, which reads and judges the whole response again. A token is a byte here: four or five are one of a real

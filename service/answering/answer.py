@@ -27,8 +27,8 @@ def note_outcomes(response_id: str, outcomes: Sequence[Outcome]) -> None:
     note_answered(
         response_id,
         [
-            AnsweredChoice(made.response, made.judgement, outcome.choice.guard, outcome.choice.finish_reason)
-            for made, outcome in zip(generations, outcomes, strict=True)
+            AnsweredChoice(choice.index, made.response, made.judgement, choice.guard, choice.finish_reason)
+            for made, choice in zip(generations, (outcome.choice for outcome in outcomes), strict=True)
         ],
     )
 

@@ -139,7 +139,7 @@ async def run_score(
     action = decide(guard.policy, judgement.risk, guard.threshold)
     metrics.record_action(action, guard.policy)
     report = report_guard(served.artifact, guard, response, judgement, action=action, alpha=guard.alpha)
-    note_answered(response_id, [AnsweredChoice(response, judgement, report, None)])
+    note_answered(response_id, [AnsweredChoice(choice, response, judgement, report, None)])
     if feedback is not None:
         feedback.remember_scored(response_id, served, guard, response, judgement, action, choice)
     n_prompt, n_response = len(plan.prompt_ids), len(plan.response_ids)

@@ -140,7 +140,7 @@ class FeedbackStore:
             sql.event.listen(self._engine, "connect", _set_pragmas)
 
     def write(self, rows: Sequence[ServedResponse]) -> None:
-        """Keep served responses; a newer one takes the place of one of its name that nobody has labelled."""
+        """Keep served responses; one takes the place of an older one of its name that nobody has labelled."""
         if not rows:
             return
         self._open()
@@ -148,7 +148,8 @@ class FeedbackStore:
         added = insert(RESPONSES)
         key = {column.name for column in RESPONSES.primary_key}
         values = {field.name: added.excluded[field.name] for field in fields(ServedResponse) if field.name not in key}
-        statement = added.on_conflict_do_update(index_elements=sorted(key), set_=values, where=_R.label.is_(None))
+        is_replaced = sql.and_(_R.label.is_(None), _R.created <= added.excluded.created)
+        statement = added.on_conflict_do_update(index_elements=sorted(key), set_=values, where=is_replaced)
         with self._engine.begin() as connection:
             connection.execute(statement, [asdict(row) for row in rows])
 

@@ -86,6 +86,8 @@ class SpanFinder:
 
 def judge_spans(response: ModelResponse, probe: Probe, spans: Sequence[AnswerSpan]) -> tuple[SpanRisk, ...]:
     """The risk of each of some spans, by its own tokens."""
+    if not spans:
+        return ()
     rows = _token_rows(response, probe)
     return tuple(SpanRisk(span, _risk(probe, _measure(probe, response.tokens, rows, span))) for span in spans)
 

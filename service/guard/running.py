@@ -1,4 +1,4 @@
-"""RunningRisk: the risk of a response that goes on. Each claim is judged once, so a token costs its own sentence."""
+"""RunningRisk: the risk of a response that goes on; only the sentence that is being written is read again."""
 
 import re
 

@@ -44,7 +44,7 @@ class Transcript:
         """Where the stop string begins."""
         self._n_ready = 0
         self._made: list[ResponseToken] = []
-        """Of the tokens that were ready: made once."""
+        """The tokens that were ready when the response was read."""
 
     def add(self, step: EvidenceStep) -> None:
         """Take in what the engine sent; the caller closes the engine's iterator once `finish_reason` is set."""
@@ -90,6 +90,7 @@ class Transcript:
             self._cut = None
             self._text = self._text[: self._ends[n_tokens - 1]]
             del self._tokens[n_tokens:]
+            self._made.clear()  # the last ones may have stood for a character that is cut off now
         self.finish_reason = "stop"
 
     def token(self, at: int) -> ResponseToken:

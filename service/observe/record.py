@@ -39,6 +39,7 @@ class Asked:
 class AnsweredChoice:
     """One response as the model wrote it, whatever of it was served."""
 
+    index: int
     response: "ModelResponse"
     judgement: "Judgement"
     guard: "GuardReport | None"
@@ -148,7 +149,6 @@ def note_transcript(transcript: "Transcript") -> None:
 def note_answered(response_id: str, choices: Sequence[AnsweredChoice]) -> None:
     """The response is whole and is being sent."""
     if (record := _current.get()) is not None:
-        before = record.answered  # a check of several answers: each was a response of its own
-        if before is not None:
-            response_id, choices = before.response_id, [*before.choices, *choices]
+        if record.answered is not None:  # of a check of several answers each is noted when it was judged
+            choices = sorted([*record.answered.choices, *choices], key=lambda choice: choice.index)
         record.answered = Answered(response_id, choices)

@@ -35,8 +35,8 @@ from service.web.request_id import request_id_of
 
 router = APIRouter()
 
-_LABELLED = re.compile(r"[A-Za-z0-9._:-]{1,120}")
-"""Call ids that /feedback takes behind our prefix; LiteLLM's own are UUIDs, its clients may choose others."""
+_LABELLABLE = re.compile(r"[A-Za-z0-9._:-]{1,120}")
+"""Call ids that answers can be labelled by; LiteLLM's own are UUIDs, its clients may choose others."""
 _HINTS = {
     "prompt_not_remembered": "no prompt came before it under its litellm_call_id: the guardrail needs both modes, "
     "pre_call and post_call, at one hguard process, and HGUARD_REMEMBER_S longer than the model takes",
@@ -130,7 +130,7 @@ async def _judge(
 
 def _name_response(call_id: str | None) -> str:
     """The id for labels: the gateway drops ours, but its client reads the call's in `x-litellm-call-id`."""
-    return f"litellm-{call_id}" if call_id and _LABELLED.fullmatch(call_id) else new_id()
+    return f"litellm-{call_id}" if call_id and _LABELLABLE.fullmatch(call_id) else new_id()
 
 
 def _answer(
@@ -155,7 +155,7 @@ def _answer(
     return GuardrailAnswer(
         action="NONE" if reason is None else "BLOCKED",
         blocked_reason=reason,
-        id=response_id,
+        id=response_id if any(guard is not None for guard in guards) else None,
         model=model,
         risk=max(risks, default=None),
         unscored=unscored,

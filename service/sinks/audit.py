@@ -128,6 +128,7 @@ def _describe_choice(choice: AnsweredChoice) -> dict[str, Any]:
     response, judgement, guard = choice.response, choice.judgement, choice.guard
     spans = report_spans(response, judgement, is_withheld=False)
     return {
+        "index": choice.index,
         "text": response.text,
         "finish_reason": choice.finish_reason,
         "status": judgement.status,

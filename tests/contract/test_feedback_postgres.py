@@ -11,7 +11,7 @@ from service.feedback_export import main
 from tests.contract.labelling import generate, label, metric, metric_becomes
 from tests.postgres import PASSWORD, run_postgres
 from tests.serving import make_parts, serve_on_port
-from tests.unit.service.served_responses import SHA, make_row
+from tests.unit.service.served_responses import SHA, check_replacing, make_row
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +52,13 @@ async def test_two_services_share_labels_and_an_outage_costs_labels_only(server,
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [response_id, waits]
     assert rows[0]["question"] == "Wer? \ufffd é\U0001f600"
+
+
+def test_a_row_takes_the_place_of_an_older_one_without_a_label(server):
+    store = FeedbackStore(database_url(server.url))
+    store.prune(keep=1, max_age_seconds=0)
+    check_replacing(store)
+    store.close()
 
 
 def test_a_row_is_the_same_in_both_databases(server, tmp_path):

@@ -3,6 +3,7 @@
 import time
 
 from service.feedback.served_response import ServedResponse
+from service.feedback.store import Label
 
 SHA = "0" * 64
 
@@ -32,3 +33,17 @@ def make_row(number, **changes):
         "response": None,
     }
     return ServedResponse(**{**fields, **changes})
+
+
+def check_replacing(store):
+    """The youngest row of a name stays, in whatever order they come, until it has a label."""
+
+    def row(risk, age):
+        return make_row(1, risk=risk, created=time.time() - age)
+
+    store.write([row(0.1, 50), row(0.2, 40)])
+    store.write([row(0.3, 30)])
+    store.write([row(0.4, 60)])  # waited for the database
+    store.set_label(Label(make_row(1).id, 0, "hallucinated", None))
+    store.write([row(0.5, 10)])
+    assert [(found["risk"], found["label"]) for found in store.export()] == [(0.3, "hallucinated")]

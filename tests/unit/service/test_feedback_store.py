@@ -13,7 +13,7 @@ from service.feedback.store import FeedbackStore, FeedbackUrlError, Label, datab
 from service.loading import StartupError
 from service.settings import Settings
 from tests.serving import make_parts
-from tests.unit.service.served_responses import SHA, make_row
+from tests.unit.service.served_responses import SHA, check_replacing, make_row
 
 
 @pytest.fixture
@@ -66,12 +66,8 @@ def test_a_row_that_is_written_twice_keeps_its_label(store):
     assert [row["label"] for row in store.export()] == ["hallucinated"]
 
 
-def test_a_newer_row_of_a_name_takes_the_place_of_one_without_a_label(store):
-    store.write([make_row(1, risk=0.1), make_row(1, risk=0.2)])
-    store.write([make_row(1, risk=0.3, parts={"cett": 1.5})])
-    store.set_label(label(1))
-    store.write([make_row(1, risk=0.4)])
-    assert [(row["risk"], row["parts"]) for row in store.export()] == [(0.3, {"cett": 1.5})]
+def test_a_row_takes_the_place_of_an_older_one_without_a_label(store):
+    check_replacing(store)
 
 
 def test_two_processes_that_label_the_same_response_count_it_once(url):

@@ -62,6 +62,21 @@ def test_a_response_that_is_read_at_each_step_ends_as_one_that_is_read_once(stop
         assert whole.text.startswith(response.text)
 
 
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_response_that_ends_inside_a_character_has_no_token_past_its_text(at):
+    read, fresh = Transcript(TOKENIZER, (), "own"), Transcript(TOKENIZER, (), "own")
+    for step in steps_of(encode("ab👍 c")):
+        read.add(step)
+        fresh.add(step)
+    for n_tokens in range(1, at + 1):
+        read.response(min(n_tokens, read.n_ready))
+    read.stop_after(at)
+    fresh.stop_after(at)
+    response = read.response()
+    assert response == fresh.response()
+    assert all(token.end <= len(response.text) for token in response.tokens)
+
+
 def test_bytes_that_never_become_a_character_are_shown_at_the_end():
     transcript = Transcript(TOKENIZER, (), "predicting")
     for step in steps_of(encode("a") + encode("👍")[:2]):
