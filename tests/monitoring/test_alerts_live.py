@@ -44,4 +44,6 @@ def test_the_operator_hears_of_a_wrong_tap_and_of_unguarded_answers_and_of_their
     # Prometheus takes 5 s to find its targets: here that is the 5 minutes of HguardMissing.
     told = {alert for alert, _, _ in receiver.messages} - {"HguardMissing"}
     # What another alert explains was not told.
-    assert told == {"HguardGoldenTraceFailed", "HguardProbeLoadFailed", "HguardDown", "HguardFailOpen"}
+    assert told == {"HguardGoldenTraceFailed", "HguardProbeLoadFailed", "HguardDown", "HguardFailOpen"}, (
+        receiver.messages
+    )

@@ -5,7 +5,7 @@ from grafana_foundation_sdk.models import dashboard
 from deploy.grafana.panels import PICKED, board, limits_of, lines, quantiles, rate
 
 ASKING = 'route!~"/metrics|/livez|/readyz"'
-FIRST_TOKEN_SLOW, _, _, FIRST_TOKEN_SLOWLY, *_ = limits_of("HguardFirstTokenSlow")
+FIRST_TOKEN_SLOWLY, _, _, FIRST_TOKEN_SLOW, *_ = limits_of("HguardFirstTokenSlow")
 QUEUE_FULL, QUEUE_REFUSED = limits_of("HguardQueueSaturated")
 
 
